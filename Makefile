@@ -1,0 +1,44 @@
+# `make demo` and `make test` work on a machine that has Python 3.11 to 3.13, make and git.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench up lock clean
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	"$$p" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+
+help: ## Show what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11, 3.12 or 3.13 was found; install one, or say make PYTHON=/path/to/python"; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+demo: $(READY) ## Set up, generate a term of students, run the whole graph
+	$(BIN)/iom demo
+
+test: $(READY) ## Set up and run the tests
+	$(BIN)/pytest
+
+check: $(READY) ## Lint, types, import law, docs and graph tests
+	$(BIN)/ruff check iom_platform tests
+	$(BIN)/ruff format --check iom_platform tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/unit/test_dbt_docs.py tests/unit/test_graph.py tests/unit/test_words.py
+
+bench: $(READY) ## Seconds, memory and the ratio against plain pandas at OULAD size
+	$(BIN)/python -m tests.performance.bench
+
+up: $(READY) ## Start Dagster and MLflow on loopback
+	$(BIN)/iom up
+
+lock: $(READY) ## Resolve the dependencies anew
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --extra dev pyproject.toml -o requirements.lock
+
+clean: ## Stop the services and remove .venv and .iom
+	-@test -x $(BIN)/iom && $(BIN)/iom down
+	rm -rf .venv .iom dbt_project/target

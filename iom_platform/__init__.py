@@ -1,0 +1,1 @@
+"""A learning-analytics platform: LMS extracts in, anonymized clusters and explainable risk out."""

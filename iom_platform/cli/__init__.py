@@ -1,0 +1,145 @@
+"""The `iom` command: words and exit codes; each command imports what it needs when it runs.
+
+What a command does belongs to the rooms to the left; here it is only asked for and told.
+"""
+
+import sys
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="iom",
+    help="Learning analytics from LMS extracts to anonymized clusters and explainable risk.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog="Exit codes: 0 done, 1 unexpected, 2 usage, 3 settings, 4 delivery refused, 5 a run failed or a check is red, "
+    "6 not allowed, 7 not there yet, 75 the warehouse is busy.",
+)
+
+Source = Annotated[str, typer.Option("--source", help="Name of the source: oulad or synthetic.")]
+AsOf = Annotated[datetime | None, typer.Option("--as-of", formats=["%Y-%m-%d"], help="The day whose end is looked at; default today.")]
+
+
+def _day(value: datetime | None) -> date | None:
+    return value.date() if value else None
+
+
+@app.command()
+def demo(
+    students: Annotated[int, typer.Option(help="Students of the generated twin.")] = 600,
+    seed: Annotated[int, typer.Option(help="Seed of the twin.")] = 7,
+) -> None:
+    """Generate a term of students that runs through today, run the whole graph, and say what to do next."""
+    from iom_platform.cli.run import run_demo
+
+    run_demo(students=students, seed=seed)
+
+
+@app.command()
+def run(
+    source: Source,
+    path: Annotated[Path, typer.Option("--path", help="Folder or zip of the extract.")],
+    as_of: AsOf = None,
+    refit: Annotated[bool, typer.Option("--refit", help="Fit a model on this day although an earlier one could score it.")] = False,
+    delivered_on: Annotated[datetime | None, typer.Option("--delivered-on", formats=["%Y-%m-%d"], help="Day of delivery, where the extract does not declare it.")] = None,
+    repin: Annotated[bool, typer.Option("--repin", help="Compute the day from all accepted deliveries, not from those it was first published from.")] = False,
+) -> None:
+    """Land a delivery and score one day with it."""
+    from iom_platform.cli.run import run_source
+
+    run_source(source, path, as_of_on=_day(as_of), refit=refit, delivered_on=_day(delivered_on), repin=repin)
+
+
+@app.command()
+def tables() -> None:
+    """List every table: stage, rows, newest as-of day, where it lives."""
+    from iom_platform.cli.export import print_tables
+
+    print_tables()
+
+
+@app.command()
+def export(
+    table: Annotated[str, typer.Argument(metavar="STAGE/TABLE", help="For instance risk/student_risk.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write: .csv or .parquet.")],
+    as_of: AsOf = None,
+    identified: Annotated[bool, typer.Option("--identified", help="Add student_id; needs membership of the role identity_reader.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why identities are needed; kept in the audit.")] = "",
+) -> None:
+    """Write one table to a file."""
+    from iom_platform.cli.export import export_table
+
+    export_table(table, out, as_of_on=_day(as_of), identified=identified, reason=reason)
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write the extract to.")],
+    students: Annotated[int, typer.Option("--students", min=1, help="Number of students.")] = 600,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed and arguments, same bytes.")] = 7,
+    through: Annotated[datetime | None, typer.Option("--through", formats=["%Y-%m-%d"], help="Last day of the extract; default today.")] = None,
+) -> None:
+    """Generate the twin: a seeded extract whose truth is known and saved beside it."""
+    from iom_platform.cli.run import write_synthetic
+
+    write_synthetic(out, students=students, seed=seed, through=_day(through))
+
+
+@app.command()
+def up(
+    dagster_port: Annotated[int, typer.Option(help="Preferred port of the Dagster UI.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(help="Preferred port of the MLflow UI.")] = 5000,
+) -> None:
+    """Start Dagster (UI and daemon) and MLflow on loopback; Ctrl-C ends them all."""
+    from iom_platform.cli.services import serve
+
+    serve(dagster_port=dagster_port, mlflow_port=mlflow_port)
+
+
+@app.command()
+def down() -> None:
+    """Stop what `iom up` started, and the embedded PostgreSQL."""
+    from iom_platform.cli.services import stop
+
+    stop()
+
+
+@app.command()
+def status() -> None:
+    """Say what runs, where, and where its state lies."""
+    from iom_platform.cli.services import print_status
+
+    print_status()
+
+
+@app.command()
+def env() -> None:
+    """Start the server and print what dagster, dg, dbt and mlflow need: eval "$(iom env)"."""
+    from iom_platform.cli.environment import print_environment
+
+    print_environment()
+
+
+@app.command()
+def doctor() -> None:
+    """Say which settings are in force, which are not yet, and what is wrong."""
+    from iom_platform.cli.doctor import examine
+
+    examine()
+
+
+def main() -> None:
+    """Entry point: an error the platform knows is one sentence and a documented exit code."""
+    try:
+        app()
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            raise
+        print(f"iom: {error}", file=sys.stderr)
+        raise SystemExit(code) from None

@@ -1,0 +1,71 @@
+"""What other commands of the stack need to find the platform: variables, and no secret among them.
+
+A password never stands in a variable or an address: libpq reads it from a 0600 file.
+"""
+
+import os
+import shlex
+from pathlib import Path
+
+from iom_platform.settings import PROJECT_ROOT, Settings, apply_environment, load_settings
+from iom_platform.storage.postgres_server import Server, ensure_server
+from iom_platform.storage.record import prepare_record
+
+
+def _write_passfile(settings: Settings, server: Server) -> Path:
+    path = settings.home / "pgpass"
+    escaped = server.password.replace("\\", "\\\\").replace(":", "\\:")
+    line = f"{server.host}:{server.port}:*:{server.user}:{escaped}\n"
+    if not path.exists() or path.read_text() != line:
+        fresh = path.with_name(f"pgpass.{os.getpid()}")
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(line)
+        fresh.replace(path)
+    return path
+
+
+def platform_variables(settings: Settings, server: Server) -> dict[str, str]:
+    """Variables for dagster, dg, dbt and mlflow; the home and its folders exist afterwards."""
+    for folder in (settings.dagster_path, settings.artifact_path):
+        folder.mkdir(parents=True, exist_ok=True)
+    address = f"postgresql://{server.user}@{server.host}:{server.port}"
+    variables = {
+        "IOM_HOME": str(settings.home.resolve()),
+        "IOM_WAREHOUSE_PATH": str(settings.warehouse_path.resolve()),
+        "IOM_DAGSTER_DIR": str(settings.dagster_path.resolve()),
+        "IOM_DAGSTER_POSTGRES_URL": f"{address}/dagster",
+        "DAGSTER_HOME": str(PROJECT_ROOT),
+        "MLFLOW_TRACKING_URI": f"{address}/mlflow",
+        "PGPASSFILE": str(_write_passfile(settings, server).resolve()),
+        "DBT_PROJECT_DIR": str(PROJECT_ROOT / "dbt_project"),
+        "DBT_PROFILES_DIR": str(PROJECT_ROOT / "dbt_project"),
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+        "IOM_INSTITUTION__TIMEZONE": settings.institution.timezone,
+        "IOM_WAREHOUSE__MEMORY_LIMIT": settings.warehouse.memory_limit,
+    }
+    if settings.as_of_on:
+        variables["IOM_AS_OF_ON"] = settings.as_of_on.isoformat()
+    return variables
+
+
+def start_platform() -> Settings:
+    """Settings of a platform whose server runs, whose record is prepared and whose variables are set."""
+    settings = load_settings()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    server = ensure_server(settings)
+    prepare_record(settings)
+    apply_environment(platform_variables(settings, server))
+    return settings
+
+
+def print_environment() -> None:
+    from iom_platform.storage.warehouse import newest_as_of
+
+    settings = start_platform()
+    variables = platform_variables(settings, ensure_server(settings))
+    newest = settings.as_of_on or newest_as_of(settings)
+    if newest:
+        variables["IOM_AS_OF_ON"] = newest.isoformat()
+    for name, value in sorted(variables.items()):
+        print(f"export {name}={shlex.quote(value)}")
+    print('export PATH=' + shlex.quote(str(Path(os.sys.executable).parent)) + ':"$PATH"')

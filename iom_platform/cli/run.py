@@ -1,0 +1,131 @@
+"""`iom run`, `iom demo` and `iom synth`: start the Dagster jobs in this process and tell how they went.
+
+What a job does belongs to `flow/`.
+"""
+
+import sys
+from contextlib import redirect_stdout
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from iom_platform.cli.environment import start_platform
+from iom_platform.settings import Settings, load_settings
+
+
+class RunFailed(RuntimeError):
+    """A Dagster run failed or a check is red; the message names the steps."""
+
+    exit_code = 5
+
+
+class UsageError(ValueError):
+    """The command was asked for something that is not there."""
+
+    exit_code = 2
+
+
+def today(settings: Settings) -> date:
+    return datetime.now(ZoneInfo(settings.institution.timezone)).date()
+
+
+def _said(event: Any) -> str:
+    """What a failed step has to say: its own sentence, else the innermost error's first line."""
+    failure = event.step_failure_data.user_failure_data
+    if failure and failure.description:
+        return str(failure.description)
+    error = event.step_failure_data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return " ".join(error.message.split())[:500] if error else "no message"
+
+
+def _execute(settings: Settings, job_name: str, partition: str, ops: dict[str, Any], tags: dict[str, str]) -> None:
+    import dagster as dg
+
+    from iom_platform.definitions import defs
+
+    log_folder = settings.home / "logs"
+    log_folder.mkdir(exist_ok=True)
+    with dg.DagsterInstance.get() as instance, open(log_folder / "dbt.log", "a") as log, redirect_stdout(log):
+        result = defs.resolve_job_def(job_name).execute_in_process(
+            run_config={"ops": ops, "loggers": {"progress": {}}},
+            partition_key=partition,
+            instance=instance,
+            raise_on_error=False,
+            tags=tags,
+        )
+    if result.success:
+        return
+    failures = {e.step_key: _said(e) for e in result.all_events if e.is_step_failure and e.step_failure_data.error_source}
+    for step, said in failures.items():
+        print(f"  {step}: {said}", file=sys.stderr)
+    raise RunFailed(f"run {result.run_id} of {job_name} failed at {', '.join(failures) or 'its start'}; earlier rows stay as they were.")
+
+
+def run_source(source: str, path: Path, *, as_of_on: date | None, refit: bool, delivered_on: date | None, repin: bool) -> None:
+    """Land the delivery at `path`, then score `as_of_on` (default today)."""
+    from iom_platform.extract import SOURCES
+
+    if source not in SOURCES:
+        raise UsageError(f"unknown source {source!r}; known: {', '.join(sorted(SOURCES))}")
+    settings = load_settings()
+    as_of_on = as_of_on or today(settings)
+    if as_of_on < settings.institution.first_as_of:
+        raise UsageError(f"--as-of {as_of_on} is before institution.first_as_of ({settings.institution.first_as_of}) of iom.yaml")
+    delivery = SOURCES[source].open_delivery(path, delivered_on=delivered_on)
+    settings = start_platform()
+    tags = {"iom/source": source, "iom/delivery": delivery.delivery_id, "iom/started_by": "iom run"}
+    land = {"source": source, "path": str(path.resolve())}
+    print(f"Landing {source} delivery {delivery.delivery_id} of {delivery.delivered_on} ...", file=sys.stderr)
+    _execute(settings, "land_delivery", delivery.delivered_on.isoformat(), {"land_delivery": {"config": land}}, tags)
+    print(f"Scoring {as_of_on} ...", file=sys.stderr)
+    ops: dict[str, Any] = {"fit_model": {"config": {"refit": refit}}, "dbt_build": {"config": {"repin": repin}}}
+    _execute(settings, "score_day", as_of_on.isoformat(), ops, tags | {"iom/as_of_on": as_of_on.isoformat()})
+    print_summary(settings, as_of_on)
+
+
+def print_summary(settings: Settings, as_of_on: date) -> None:
+    """Risk levels per course of one day, and what is not in force."""
+    from iom_platform.risk import summarize_risk
+    from iom_platform.storage.record import open_record, read_table
+    from iom_platform.tables import STUDENT_RISK
+
+    with open_record(settings) as conn:
+        frame = read_table(conn, STUDENT_RISK, as_of_on)
+    if frame.empty:
+        print(f"No presentation runs on {as_of_on}: nothing to score; the rows of earlier days stay.")
+    else:
+        print(f"Student risk at the end of {as_of_on}: {len(frame)} enrollments")
+        print(summarize_risk(frame).to_string(index=False))
+    for sentence in settings.not_in_force():
+        print(f"Not in force yet: {sentence}")
+
+
+def write_synthetic(out: Path, *, students: int, seed: int, through: date | None) -> None:
+    from iom_platform.extract.synthetic import write_twin
+
+    settings = load_settings()
+    summary = write_twin(out, students=students, seed=seed, through=through or today(settings))
+    print(summary.describe())
+
+
+def run_demo(*, students: int, seed: int) -> None:
+    """Generate, land and score the twin; then print commands that can be pasted as they stand."""
+    settings = load_settings()
+    day = today(settings)
+    twin = settings.home / "demo" / f"twin-{day}-{students}-{seed}"
+    if not twin.exists():
+        write_synthetic(twin, students=students, seed=seed, through=day)
+    run_source("synthetic", twin, as_of_on=day, refit=False, delivered_on=None, repin=False)
+    iom = Path(sys.executable).parent / "iom"
+    shown = iom.relative_to(Path.cwd()) if iom.is_relative_to(Path.cwd()) else iom
+    print(
+        "\nNext:\n"
+        f"  {shown} tables                                            # every table, its rows and days\n"
+        f"  {shown} export risk/student_risk --out student_risk.csv   # the risk table, pseudonymized\n"
+        f"  {shown} up                                                # Dagster and MLflow in the browser\n"
+        f"  {shown} doctor                                            # what is in force\n"
+        f"  {shown} down                                              # stop the embedded PostgreSQL"
+    )

@@ -1,0 +1,171 @@
+"""`iom up`, `iom down` and `iom status`: the services of the embedded default, on loopback only.
+
+They are started from here and nowhere else; a university's deployment does not belong here.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from iom_platform.cli.environment import platform_variables, start_platform
+from iom_platform.settings import PROJECT_ROOT, Settings, environment_with, load_settings
+from iom_platform.storage.postgres_server import ensure_server, server_status, stop_server
+
+HOST = "127.0.0.1"
+
+
+class ServiceFailed(RuntimeError):
+    """A service did not start or ended by itself; the message names its log."""
+
+    exit_code = 1
+
+
+def _state_path(settings: Settings) -> Path:
+    return settings.home / "services.json"
+
+
+def _free_port(preferred: int) -> int:
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ServiceFailed("no free port on loopback")
+
+
+def _start_time(pid: int) -> str | None:
+    """When the process began, in clock ticks since boot; tells a reused pid from ours."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return None
+        return "unknown"
+
+
+def running(settings: Settings) -> dict[str, Any] | None:
+    """What `iom up` wrote of itself, if that process still lives."""
+    try:
+        state = json.loads(_state_path(settings).read_text())
+    except (OSError, ValueError):
+        return None
+    began = _start_time(state["pid"])
+    return state if began is not None and began == state["began"] else None
+
+
+def _commands(settings: Settings, ports: dict[str, int], variables: dict[str, str]) -> dict[str, list[str]]:
+    bin_folder = Path(sys.executable).parent
+    workspace = str(PROJECT_ROOT / "workspace.yaml")
+    return {
+        "dagster": [str(bin_folder / "dagster-webserver"), "-h", HOST, "-p", str(ports["dagster"]), "-w", workspace],
+        "daemon": [str(bin_folder / "dagster-daemon"), "run", "-w", workspace],
+        "mlflow": [str(bin_folder / "mlflow"), "server", "--host", HOST, "--port", str(ports["mlflow"]), "--workers", "1",
+                   "--backend-store-uri", variables["MLFLOW_TRACKING_URI"],
+                   "--default-artifact-root", settings.artifact_path.resolve().as_uri()],
+    }  # fmt: skip
+
+
+def _wait_until_up(name: str, url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    for _ in range(180):
+        if process.poll() is not None:
+            raise ServiceFailed(f"{name} ended with {process.returncode}; read {log}")
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(1)
+    raise ServiceFailed(f"{name} did not answer on {url}; read {log}")
+
+
+def _end(processes: dict[str, "subprocess.Popen[bytes]"]) -> None:
+    for process in processes.values():
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+    for process in processes.values():
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _links(state: dict[str, Any]) -> str:
+    return (
+        f"Dagster: http://{HOST}:{state['dagster']}/asset-groups\n"
+        f"MLflow:  http://{HOST}:{state['mlflow']}/#/models/student_clusters"
+    )
+
+
+def serve(*, dagster_port: int, mlflow_port: int) -> None:
+    """Run the services until Ctrl-C, `iom down`, or the end of one of them."""
+    settings = start_platform()
+    already = running(settings)
+    if already:
+        print(f"It runs already (process {already['pid']}).\n{_links(already)}")
+        return
+    ports = {"dagster": _free_port(dagster_port), "mlflow": _free_port(mlflow_port)}
+    for name, wanted in (("dagster", dagster_port), ("mlflow", mlflow_port)):
+        if ports[name] != wanted:
+            print(f"Port {wanted} is taken; {name} uses {ports[name]}.")
+    variables = platform_variables(settings, ensure_server(settings))
+    log_folder = settings.home / "logs"
+    log_folder.mkdir(exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    state = {"pid": os.getpid(), "began": _start_time(os.getpid()), **ports}
+    try:
+        for name, command in _commands(settings, ports, variables).items():
+            with open(log_folder / f"{name}.log", "ab") as log:
+                processes[name] = subprocess.Popen(
+                    command, env=environment_with(**variables), cwd=settings.home, stdout=log, stderr=log, start_new_session=True
+                )
+        _state_path(settings).write_text(json.dumps(state))
+        print("Starting Dagster and MLflow ...", flush=True)
+        for name, path in (("dagster", "/server_info"), ("mlflow", "/health")):
+            _wait_until_up(name, f"http://{HOST}:{ports[name]}{path}", processes[name], log_folder / f"{name}.log")
+        print(f"{_links(state)}\nThe nightly schedule is on. Ctrl-C ends all.", flush=True)
+        while all(p.poll() is None for p in processes.values()):
+            time.sleep(1)
+        ended = next(n for n, p in processes.items() if p.poll() is not None)
+        raise ServiceFailed(f"{ended} ended by itself; read {log_folder / f'{ended}.log'}")
+    except KeyboardInterrupt:
+        print("\nStopping ...")
+    finally:
+        _end(processes)
+        _state_path(settings).unlink(missing_ok=True)
+
+
+def stop() -> None:
+    """End `iom up`, then the embedded server."""
+    settings = load_settings()
+    state = running(settings)
+    if state:
+        os.kill(state["pid"], signal.SIGTERM)
+        for _ in range(300):
+            if running(settings) is None:
+                break
+            time.sleep(0.1)
+        print("Dagster and MLflow are stopped.")
+    stop_server(settings)
+    print("PostgreSQL is stopped." if not settings.postgres_url else "Your PostgreSQL server was left alone.")
+
+
+def print_status() -> None:
+    settings = load_settings()
+    print(f"home: {settings.home}")
+    for name, value in server_status(settings).items():
+        print(f"{name}: {value}")
+    state = running(settings)
+    print(_links(state) if state else "Dagster and MLflow: not running; `iom up` starts them")

@@ -1,0 +1,91 @@
+"""How good a clustering is, in numbers that need no truth.
+
+Choosing an algorithm or a number of clusters does not belong here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+def _finite(measure: Callable[[], float]) -> float | None:
+    """The measure, or None where the data leave it undefined."""
+    try:
+        value = float(measure())
+    except (ValueError, ZeroDivisionError):
+        return None
+    return value if np.isfinite(value) else None
+
+
+def _separation(scaled: np.ndarray, labels: np.ndarray, seed: int, sample: int) -> dict[str, Any]:
+    from sklearn import metrics
+
+    rows = np.arange(len(scaled))
+    if len(rows) > sample:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, size=sample, replace=False))
+    sampled, sampled_labels = scaled[rows], labels[rows]
+
+    def defined(of: np.ndarray) -> bool:
+        return 2 <= len(np.unique(of)) < len(of)
+
+    # where all members sit on their center Davies-Bouldin and Calinski-Harabasz divide by zero or return a placeholder
+    has_spread = any(np.ptp(scaled[labels == label], axis=0).any() for label in np.unique(labels))
+    return {
+        "silhouette": _finite(lambda: metrics.silhouette_score(sampled, sampled_labels))
+        if defined(sampled_labels)
+        else None,
+        "silhouette_sample_rows": len(rows),
+        "silhouette_seed": seed,
+        "davies_bouldin": _finite(lambda: metrics.davies_bouldin_score(scaled, labels))
+        if defined(labels) and has_spread
+        else None,
+        "calinski_harabasz": _finite(lambda: metrics.calinski_harabasz_score(scaled, labels))
+        if defined(labels) and has_spread
+        else None,
+    }
+
+
+def measure_quality(
+    X_scaled: np.ndarray, labels: np.ndarray, *, seed: int, sample: int = 100_000,
+    estimator: Any = None, course_ids: np.ndarray | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Measures of one clustering; None where a measure is undefined.
+
+    X_scaled: (n_students, n_inputs) as the estimator sees it; labels: (n_students,) int, -1 = noise, which every measure
+    of separation leaves out. estimator: the fitted one, for what only it knows; course_ids: (n_students,).
+    silhouette (Rousseeuw 1987) is taken on a seeded sample of at most `sample` rows, davies_bouldin (lower is better) and
+    calinski_harabasz on all; inertia where the estimator has centers, bic and aic where it has a likelihood;
+    noise_share, smallest_cluster_share; course_nmi is the normalized mutual information with the course: near 1 the
+    clusters tell courses apart rather than students.
+    """
+    from sklearn.metrics import normalized_mutual_info_score
+
+    labels = np.asarray(labels).astype(np.int64)
+    kept = labels != -1
+    scaled, kept_labels = np.asarray(X_scaled, dtype=np.float64)[kept], labels[kept]
+    found = _separation(scaled, kept_labels, seed, sample)
+    sizes = np.unique(kept_labels, return_counts=True)[1]
+    found |= {
+        "rows": len(labels),
+        "clusters": len(sizes),
+        "noise_share": float(1 - kept.mean()) if len(labels) else None,
+        "smallest_cluster_share": float(sizes.min() / len(labels)) if len(sizes) else None,
+        "inertia": None, "bic": None, "aic": None, "is_converged": None, "course_nmi": None,
+    }  # fmt: skip
+    if estimator is not None and hasattr(estimator, "cluster_centers_") and len(scaled):
+        found["inertia"] = float(((scaled - estimator.cluster_centers_[kept_labels]) ** 2).sum())
+    if estimator is not None and hasattr(estimator, "bic") and len(scaled):
+        found["bic"], found["aic"] = _finite(lambda: estimator.bic(scaled)), _finite(lambda: estimator.aic(scaled))
+    if hasattr(estimator, "n_iter_"):
+        found["is_converged"] = bool(
+            getattr(estimator, "converged_", estimator.n_iter_ < getattr(estimator, "max_iter", np.inf))
+        )
+    if course_ids is not None and len(kept_labels):
+        courses = np.asarray(course_ids, dtype=str)[kept]
+        # one course or one cluster share nothing by definition, and scikit-learn would call two constants equal
+        if len(np.unique(courses)) > 1 and len(sizes) > 1:
+            found["course_nmi"] = _finite(lambda: normalized_mutual_info_score(courses, kept_labels))
+    return found

@@ -1,0 +1,190 @@
+"""The clustering stage: fit and promote a champion where a day has none, then assign and profile with it.
+
+What an algorithm, a profile or a quality figure is belongs to `iom_platform.clustering`.
+"""
+
+import base64
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from iom_platform.flow.checks import check_spec, publish, suite_spec
+from iom_platform.flow.resources import AS_OF, ML_ENGINEERS, RETRY, Platform, asset_key, table_spec
+from iom_platform.settings import Settings
+from iom_platform.tables import ANONYMIZED_STUDENT_TERM, ASSIGNMENTS, MODEL_INPUTS, PROFILES, PROMOTIONS, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MODEL_NAME = "student_clusters"
+SILHOUETTE_CHECK = "silhouette"
+
+
+def _spec(table: Table, *deps: Table) -> dg.AssetSpec:
+    return table_spec(
+        table, owner=ML_ENGINEERS, kinds={"python", "scikitlearn", "postgres"}, partitions_def=AS_OF,
+        deps=[asset_key(d) for d in deps],
+    )  # fmt: skip
+
+
+def picture(png: bytes) -> dg.MetadataValue:
+    return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def read_cohort(settings: Settings, as_of_on: date) -> "pd.DataFrame":
+    """The day's anonymized rows, in key order."""
+    from iom_platform.storage.warehouse import open_warehouse, read_table
+
+    with open_warehouse(settings, purpose=f"read cohort of {as_of_on}", write=False) as con:
+        frame = read_table(con, ANONYMIZED_STUDENT_TERM, as_of_on)
+    return frame.sort_values(list(ANONYMIZED_STUDENT_TERM.key), ignore_index=True)
+
+
+class FitConfig(dg.Config):
+    """Launchpad settings of the fit."""
+
+    refit: bool = False  # fit on this day although an earlier champion could score it
+
+
+def _register(settings: Settings, frame: "pd.DataFrame", as_of_on: date, key: str, digest: str, dagster_run: str) -> dict[str, Any]:
+    """Fit on the snapshot and register the version in MLflow; the row for `clustering/promotions`."""
+    from iom_platform.clustering.algorithms import assign, estimator_params, fit, scale
+    from iom_platform.clustering.profiles import plot_profiles, profile_clusters
+    from iom_platform.clustering.quality import measure_quality
+    from iom_platform.risk import fit_risk
+    from iom_platform.storage.model_registry import Registry
+
+    params = settings.clustering.model_dump()
+    model = fit(frame[list(MODEL_INPUTS)], **params)
+    labels, _ = assign(model, frame[list(MODEL_INPUTS)])
+    risk_model = fit_risk(frame, labels, **settings.risk.model_dump())
+    quality = measure_quality(
+        scale(model, frame), labels, seed=settings.clustering.seed, estimator=model[-1], course_ids=frame["course_id"].to_numpy()
+    )
+    profiles = profile_clusters(frame, labels)
+    version, run_id = Registry.of(settings).log_fit(
+        model=model,
+        risk_model=asdict(risk_model),
+        inputs=frame[list(MODEL_INPUTS)],
+        params=estimator_params(**params),
+        metrics={name: float(value) for name, value in quality.items() if value is not None},
+        tags={"fit_key": key, "trained_as_of": as_of_on.isoformat(), "dagster_run_id": dagster_run},
+        plots={"profiles.png": plot_profiles(profiles)},
+        profiles=profiles,
+        model_name=MODEL_NAME,
+        run_name=f"{params['algorithm']} k={params['n_clusters']} {as_of_on}",
+        dataset={"name": ANONYMIZED_STUDENT_TERM.path, "digest": digest, "rows": len(frame), "as_of_on": as_of_on.isoformat()},
+    )
+    return {"model_version": version, "mlflow_run_id": run_id}
+
+
+def _promote(settings: Settings, frame: "pd.DataFrame", as_of_on: date, *, refit: bool, dagster_run: str) -> tuple[dict[str, Any] | None, str]:
+    """The day's champion and how it came to be: kept, reused, or fitted now; None where nothing can be fitted."""
+    from iom_platform.clustering.algorithms import fit_key, hash_snapshot
+    from iom_platform.storage.model_registry import Registry
+    from iom_platform.storage.record import champion_for, open_record, save_promotion
+
+    with open_record(settings) as conn:
+        champion = champion_for(conn, MODEL_NAME, as_of_on)
+    if champion and not refit:
+        return champion, f"kept version {champion['model_version']}, trained as of {champion['trained_as_of']}"
+    if len(frame) < 10 * settings.clustering.n_clusters:
+        return None, f"no model: {len(frame)} observed enrollments with enough data are too few to fit {settings.clustering.n_clusters} clusters"
+    digest = hash_snapshot(frame)
+    key = fit_key(digest, {**settings.clustering.model_dump(), **settings.risk.model_dump()}, settings.clustering.seed)
+    registry = Registry.of(settings)
+    found = None if refit else registry.find_version_by_fit_key(MODEL_NAME, key)
+    made = found or _register(settings, frame, as_of_on, key, digest, dagster_run)
+    reason = "forced refit" if refit else f"first model trained on or before {as_of_on}"
+    row = {
+        "model_name": MODEL_NAME, "algorithm": settings.clustering.algorithm, "trained_as_of": as_of_on, "fit_key": key,
+        "reason": reason, "promoted_at": datetime.now(UTC).replace(tzinfo=None), **made,
+    }  # fmt: skip
+    with open_record(settings) as conn:
+        save_promotion(conn, row)
+        newest = champion_for(conn, MODEL_NAME, date.max)
+    if newest:
+        registry.set_champion(MODEL_NAME, newest["model_version"])
+    return row, f"promoted version {row['model_version']}: {reason}"
+
+
+@dg.multi_asset(
+    specs=[_spec(PROMOTIONS, ANONYMIZED_STUDENT_TERM)],
+    check_specs=[check_spec(PROMOTIONS, SILHOUETTE_CHECK, "Silhouette of the champion is at least validation.min_silhouette_score; warns.", blocking=False)],
+    partitions_def=AS_OF,
+    retry_policy=RETRY,
+    name="fit_model",
+)  # fmt: skip
+def promotions(context: dg.AssetExecutionContext, config: FitConfig, platform: Platform) -> Iterator[Any]:
+    """See that the day has a champion that was trained on or before it; fit and promote one where it has none."""
+    from iom_platform.risk import find_unknown
+    from iom_platform.storage.model_registry import Registry
+
+    settings, as_of_on = platform.settings, date.fromisoformat(context.partition_key)
+    cohort = read_cohort(settings, as_of_on)
+    known = [reason is None for reason in find_unknown(cohort)]
+    champion, how = _promote(settings, cohort[known].reset_index(drop=True), as_of_on, refit=config.refit, dagster_run=context.run_id)
+    context.log.info(how)
+    metadata: dict[str, Any] = {"decision": how}
+    silhouette = None
+    if champion:
+        registry = Registry.of(settings)
+        silhouette = registry.metrics(champion["mlflow_run_id"]).get("silhouette")
+        metadata |= {
+            "model": f"{MODEL_NAME} version {champion['model_version']}",
+            "trained_as_of": str(champion["trained_as_of"]),
+            "mlflow_run_id": champion["mlflow_run_id"],
+            "profiles": picture(registry.artifact(champion["mlflow_run_id"], "profiles.png")),
+        }
+    yield dg.MaterializeResult(asset_key=asset_key(PROMOTIONS), metadata=metadata)
+    yield dg.AssetCheckResult(
+        passed=silhouette is None or silhouette >= settings.validation.min_silhouette_score,
+        check_name=SILHOUETTE_CHECK,
+        asset_key=asset_key(PROMOTIONS),
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"silhouette": silhouette if silhouette is not None else "no model", "minimum": settings.validation.min_silhouette_score},
+    )
+
+
+@dg.multi_asset(
+    specs=[_spec(ASSIGNMENTS, ANONYMIZED_STUDENT_TERM, PROMOTIONS), _spec(PROFILES, ANONYMIZED_STUDENT_TERM, PROMOTIONS)],
+    check_specs=[suite_spec(ASSIGNMENTS)],
+    partitions_def=AS_OF,
+    retry_policy=RETRY,
+    name="assign_clusters",
+)
+def assignments(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
+    """Assign the day's observed enrollments with the champion loaded from MLflow; never fits."""
+    import pandas as pd
+
+    from iom_platform.clustering.algorithms import assign
+    from iom_platform.clustering.profiles import plot_profiles, profile_clusters
+    from iom_platform.storage.model_registry import Registry
+    from iom_platform.storage.record import champion_for, open_record, replace_partition
+
+    settings, as_of_on = platform.settings, date.fromisoformat(context.partition_key)
+    cohort = read_cohort(settings, as_of_on)
+    observed = cohort[cohort["is_observed"]].reset_index(drop=True)
+    with open_record(settings) as conn:
+        champion = champion_for(conn, MODEL_NAME, as_of_on)
+    frame, profiles = pd.DataFrame(columns=list(ASSIGNMENTS.column_names)), pd.DataFrame(columns=list(PROFILES.column_names))
+    metadata: dict[str, Any] = {}
+    if champion and len(observed):
+        model, _ = Registry.of(settings).load_model(MODEL_NAME, champion["model_version"])
+        labels, confidence = assign(model, observed[list(MODEL_INPUTS)])
+        by = {"model_name": MODEL_NAME, "model_version": champion["model_version"]}
+        frame = observed[list(ASSIGNMENTS.key)].assign(**by, cluster=labels, confidence=confidence)[list(ASSIGNMENTS.column_names)]
+        profiles = profile_clusters(observed, labels).assign(as_of_on=as_of_on, **by)[list(PROFILES.column_names)]
+        metadata = {"profiles": picture(plot_profiles(profiles)), "model_version": champion["model_version"]}
+    else:
+        context.log.warning(f"Nothing is assigned on {as_of_on}: no observed enrollment, or no champion trained on or before it.")
+    with open_record(settings) as conn:
+        yield from publish(ASSIGNMENTS, frame, lambda: replace_partition(conn, ASSIGNMENTS, as_of_on, frame), metadata=metadata)
+        rows = replace_partition(conn, PROFILES, as_of_on, profiles)
+    yield dg.MaterializeResult(asset_key=asset_key(PROFILES), metadata={"dagster/partition_row_count": rows})
+
+
+ASSETS = (promotions, assignments)

@@ -1,0 +1,181 @@
+"""The extract stage: lands one delivery in one transaction, then lets Great Expectations accept or refuse it.
+
+How a file is read, and what is wrong with a row, belongs to `iom_platform.extract`.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from iom_platform.flow.checks import run_suite, suite_columns_of, suite_spec
+from iom_platform.flow.resources import DATA_ENGINEERS, DELIVERED, RETRY, Platform, asset_key, refusal, table_spec
+from iom_platform.settings import Settings
+from iom_platform.tables import DELIVERIES, FILES, OULAD_STUDENT_VLE, OULAD_TABLES, QUARANTINE, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from iom_platform.extract.landing import KnownKeys
+    from iom_platform.extract.source import Delivery
+
+ROWS_CHECK = "rows_add_up"
+
+
+class DeliveryConfig(dg.Config):
+    """Launchpad settings of the landing: which source, and where its files lie."""
+
+    source: str = "oulad"
+    path: str
+
+
+def _known_keys(con: Any, source: str) -> "KnownKeys":
+    """What the accepted deliveries of a source hold, for an increment to refer to."""
+    from iom_platform.extract.landing import KnownKeys
+
+    def rows(columns: str, table: str) -> list[tuple[Any, ...]]:
+        accepted = "select delivery_id from raw.deliveries where source = ? and is_accepted"
+        found = con.execute(f"select distinct {columns} from raw.{table} where delivery_id in ({accepted})", [source])
+        return list(found.fetchall())
+
+    course = "code_module, code_presentation"
+    return KnownKeys(
+        courses={(m, p): start for m, p, start in rows(f"{course}, presentation_starts_on", "oulad_courses")},
+        assessments={number: (m, p) for number, m, p in rows(f"id_assessment, {course}", "oulad_assessments")},
+        enrollments=rows(f"{course}, student_pseudonym", "oulad_student_info"),
+    )
+
+
+def _refuse_foreign_courses(con: Any, delivery: "Delivery") -> None:
+    """A course belongs to one source; two that deliver the same one would be mixed in every cohort."""
+    clash = con.execute(
+        "select a.code_module || '-' || a.code_presentation, b.source from raw.oulad_courses a join raw.oulad_courses b "
+        "using (code_module, code_presentation) where a.delivery_id = ? and b.source <> ? order by 1 limit 1",
+        [delivery.delivery_id, delivery.source],
+    ).fetchone()
+    if clash:
+        raise refusal(f"courses.csv: course {clash[0]} was delivered by source {clash[1]} before; rename it, or use another IOM_HOME.")
+
+
+def _load(settings: Settings, con: Any, delivery: "Delivery") -> None:
+    """All rows, counts and quarantine of a delivery in one transaction; identities go to the record alone."""
+    import pandas as pd
+
+    from iom_platform.extract.landing import Landing
+    from iom_platform.extract.pseudonym_key import load_key
+    from iom_platform.storage.record import save_identities
+    from iom_platform.storage.warehouse import append_rows, transaction
+
+    landing = Landing(delivery, load_key(settings), _known_keys(con, delivery.source))
+    identities: list[tuple[str, str]] = []
+    files = []
+    with transaction(con):
+        for file in delivery.files:
+            for batch in landing.read(file):
+                append_rows(con, file.table, batch.rows)
+                append_rows(con, QUARANTINE, batch.quarantine)
+                identities += zip(*(batch.identities[name].to_pylist() for name in ("student_id", "student_pseudonym")), strict=True)
+            tally = landing.tallies[file.name]
+            files.append((delivery.delivery_id, file.name, file.table.path, file.sha256, tally.landed, tally.loaded, tally.quarantined))
+        _refuse_foreign_courses(con, delivery)
+        append_rows(con, FILES, pd.DataFrame(files, columns=list(FILES.column_names)))
+        row = (delivery.delivery_id, delivery.source, delivery.delivered_on, delivery.scope, delivery.sha256, False,
+               datetime.now(UTC).replace(tzinfo=None))  # fmt: skip
+        append_rows(con, DELIVERIES, pd.DataFrame([row], columns=list(DELIVERIES.column_names)))
+        # before the commit: a row without its identity could never be traced back; an identity without rows harms nothing
+        save_identities(settings, delivery.source, identities)
+
+
+def _read_for_suite(con: Any, table: Table, delivery_id: str) -> "pd.DataFrame":
+    """The delivery's rows as the suite needs them; of the big table, the distinct tuples of the suite's columns."""
+    distinct = "distinct" if table is OULAD_STUDENT_VLE else ""
+    columns = ", ".join(suite_columns_of(table) if distinct else table.column_names)
+    return con.execute(f"select {distinct} {columns} from {table.sql_name} where delivery_id = ?", [delivery_id]).df()
+
+
+def _judge(con: Any, delivery_id: str) -> Iterator[dg.AssetCheckResult]:
+    """Every suite of the raw tables, and the counts, on what is in the warehouse."""
+    counts = con.execute("select table_name, sum(landed_rows) from raw.files where delivery_id = ? group by all", [delivery_id]).fetchall()
+    landed = {name: int(rows) for name, rows in counts}
+    for table in OULAD_TABLES:
+        yield run_suite(table, _read_for_suite(con, table, delivery_id))
+        loaded, quarantined = (
+            con.execute(f"select count(*) from {name} where delivery_id = ? and file_name in (select file_name from raw.files where table_name = ?)",
+                        [delivery_id, table.path]).fetchone()[0]
+            for name in (table.sql_name, QUARANTINE.sql_name)
+        )  # fmt: skip
+        yield dg.AssetCheckResult(
+            passed=landed.get(table.path, 0) == loaded + quarantined,
+            check_name=ROWS_CHECK,
+            asset_key=asset_key(table),
+            metadata={"landed": landed.get(table.path, 0), "loaded": loaded, "quarantined": quarantined},
+        )
+
+
+def _open(context: dg.AssetExecutionContext, config: DeliveryConfig) -> "Delivery":
+    from iom_platform.extract import SOURCES
+    from iom_platform.extract.source import DeliveryRefused
+
+    day = date.fromisoformat(context.partition_key)
+    if config.source not in SOURCES:
+        raise refusal(f"unknown source {config.source!r}; known: {', '.join(sorted(SOURCES))}")
+    try:
+        delivery = SOURCES[config.source].open_delivery(Path(config.path), delivered_on=day)
+    except DeliveryRefused as error:
+        raise refusal(str(error)) from None
+    if delivery.delivered_on != day:
+        raise refusal(f"the delivery declares {delivery.delivered_on} as its day, and this partition is {day}; choose that partition.")
+    for notice in delivery.notices:
+        context.log.warning(notice)
+    return delivery
+
+
+_SPECS = [table_spec(t, owner=DATA_ENGINEERS, kinds={"python", "duckdb"}, partitions_def=DELIVERED) for t in (*OULAD_TABLES, QUARANTINE)]
+_CHECKS = [suite_spec(t, partitions_def=DELIVERED) for t in OULAD_TABLES] + [
+    dg.AssetCheckSpec(ROWS_CHECK, asset=asset_key(t), blocking=True, partitions_def=DELIVERED, description="landed = loaded + quarantined")
+    for t in OULAD_TABLES
+]
+
+
+@dg.multi_asset(specs=_SPECS, check_specs=_CHECKS, partitions_def=DELIVERED, retry_policy=RETRY, name="land_delivery")
+def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platform: Platform) -> Iterator[Any]:
+    """Land a delivery whole or not at all; the same bytes again change nothing; red checks leave it unaccepted."""
+    from iom_platform.extract.source import DeliveryRefused
+    from iom_platform.storage.warehouse import open_warehouse, prepare_warehouse
+
+    settings = platform.settings
+    delivery = _open(context, config)
+    with open_warehouse(settings, purpose=f"land {delivery.delivery_id}", write=True) as con:
+        prepare_warehouse(con)
+        if con.execute("select count(*) from raw.deliveries where delivery_id = ?", [delivery.delivery_id]).fetchone()[0]:
+            context.log.warning(f"delivery {delivery.delivery_id} has landed before; its bytes are the same, and nothing is loaded again")
+        else:
+            try:
+                _load(settings, con, delivery)
+            except DeliveryRefused as error:
+                raise refusal(str(error)) from None
+        results = list(_judge(con, delivery.delivery_id))
+        red = sorted({r.asset_key.to_user_string() for r in results if not r.passed and r.asset_key})
+        con.execute("update raw.deliveries set is_accepted = ? where delivery_id = ?", [not red, delivery.delivery_id])
+        counts = {
+            name: dict(zip(("landed", "dagster/partition_row_count", "quarantined"), map(int, rows), strict=True))
+            for name, *rows in con.execute(
+                "select table_name, sum(landed_rows), sum(loaded_rows), sum(quarantined_rows) from raw.files where delivery_id = ? group by all",
+                [delivery.delivery_id],
+            ).fetchall()
+        }
+    yield from results
+    if red:
+        raise refusal(f"delivery {delivery.delivery_id} is not accepted, for checks of {', '.join(red)} are red; no day will use it.")
+    quarantined = sum(c["quarantined"] for c in counts.values())
+    if quarantined:
+        context.log.warning(f"{quarantined} records went to raw/quarantine; each row there names file, record, column, rule and remedy")
+    common = {"delivery_id": delivery.delivery_id, "source": delivery.source, "scope": delivery.scope}
+    for table in OULAD_TABLES:
+        yield dg.MaterializeResult(asset_key=asset_key(table), metadata={**common, **counts.get(table.path, {"dagster/partition_row_count": 0})})
+    yield dg.MaterializeResult(asset_key=asset_key(QUARANTINE), metadata={**common, "dagster/partition_row_count": quarantined})
+
+
+ASSETS = (raw_tables,)

@@ -1,0 +1,177 @@
+"""The features stage: pins the deliveries of an as-of day, then runs the dbt project for that day.
+
+What a feature is belongs to the SQL in `dbt_project/`, not here.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, dbt_assets
+
+from iom_platform.flow.checks import SUITE_CHECK, run_suite
+from iom_platform.flow.resources import (
+    AS_OF,
+    DATA_ENGINEERS,
+    DBT_EXECUTABLE,
+    DBT_PROJECT_DIR,
+    GROUP_OF_STAGE,
+    RETRY,
+    Platform,
+    asset_key,
+    refusal,
+)
+from iom_platform.settings import environment_with
+from iom_platform.tables import DELIVERIES, DELIVERY_SCOPE, STUDENT_TERM
+
+MANIFEST_PATH = DBT_PROJECT_DIR / "target" / "manifest.json"
+
+
+def _manifest_is_stale() -> bool:
+    if not MANIFEST_PATH.exists():
+        return True
+    built = MANIFEST_PATH.stat().st_mtime
+    ours = (p for p in DBT_PROJECT_DIR.rglob("*") if p.suffix in {".sql", ".yml", ".csv"} and "target" not in p.parts)
+    return any(p.stat().st_mtime > built for p in ours)
+
+
+def prepare_manifest() -> Path:
+    """The dbt manifest, parsed anew when a file of the project is newer; swapped in whole."""
+    if not _manifest_is_stale():
+        return MANIFEST_PATH
+    MANIFEST_PATH.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=MANIFEST_PATH.parent) as folder:
+        done = subprocess.run(
+            [str(DBT_EXECUTABLE), "--quiet", "parse", "--project-dir", str(DBT_PROJECT_DIR),
+             "--profiles-dir", str(DBT_PROJECT_DIR), "--target-path", folder, "--log-path", folder],
+            capture_output=True, text=True, check=False,
+            env=environment_with(IOM_WAREHOUSE_PATH=str(Path(folder) / "warehouse.duckdb"), IOM_AS_OF_ON="2000-01-01"),
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"dbt could not parse dbt_project: {done.stdout.strip()[-2000:]}")
+        for name in ("partial_parse.msgpack", "manifest.json"):
+            if (Path(folder) / name).exists():
+                os.replace(Path(folder) / name, MANIFEST_PATH.parent / name)
+    return MANIFEST_PATH
+
+
+class _Translator(DagsterDbtTranslator):
+    """Asset key = schema and table; groups are the stages; checks know their partitions."""
+
+    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
+        return GROUP_OF_STAGE[dbt_resource_props["schema"]]
+
+    def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
+        return dg.AssetKey([dbt_resource_props["schema"], dbt_resource_props["name"]])
+
+    def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> list[str]:
+        return [DATA_ENGINEERS]
+
+    def get_description(self, dbt_resource_props: Mapping[str, Any]) -> str:
+        return str(dbt_resource_props.get("description", ""))
+
+    def get_partition_mapping(
+        self, dbt_resource_props: Mapping[str, Any], dbt_parent_resource_props: Mapping[str, Any]
+    ) -> dg.PartitionMapping | None:
+        # an as-of day may use every delivery, whenever it came
+        return dg.AllPartitionMapping() if dbt_parent_resource_props["resource_type"] == "source" else None
+
+    def get_asset_check_spec(self, asset_spec: Any, manifest: Any, unique_id: str, project: Any) -> dg.AssetCheckSpec | None:
+        spec = super().get_asset_check_spec(asset_spec, manifest, unique_id, project)
+        return spec._replace(partitions_def=AS_OF) if spec else None
+
+
+def _pin_deliveries(context: dg.AssetExecutionContext, settings: Any, as_of_on: date, *, repin: bool) -> None:
+    """Fix the deliveries that the day is computed from; a day that is pinned already keeps its pin."""
+    from iom_platform.storage.warehouse import open_warehouse, read_table, replace_partition
+
+    with open_warehouse(settings, purpose=f"pin deliveries of {as_of_on}", write=True) as con:
+        pinned = read_table(con, DELIVERY_SCOPE, as_of_on)
+        accepted = read_table(con, DELIVERIES)
+        accepted = accepted[accepted["is_accepted"]]
+        if accepted.empty:
+            raise refusal("No accepted delivery has landed; land one with `iom run --source NAME --path PATH`, or look at the red checks of raw/*.")
+        if len(pinned) and not repin:
+            newer = len(set(accepted["delivery_id"]) - set(pinned["delivery_id"]))
+            if newer:
+                context.log.warning(f"{as_of_on} is replayed from its {len(pinned)} pinned deliveries; {newer} others are left out (repin: true takes them in).")
+            return
+        scope = accepted[["delivery_id"]].assign(as_of_on=as_of_on)[list(DELIVERY_SCOPE.column_names)]
+        replace_partition(con, DELIVERY_SCOPE, as_of_on, scope)
+
+
+class FeaturesConfig(dg.Config):
+    """Launchpad settings of the features step."""
+
+    repin: bool = False  # take in deliveries that landed after the day was first published
+
+
+def _row_counts(settings: Any, as_of_on: date) -> dict[dg.AssetKey, int]:
+    from iom_platform.storage.warehouse import open_warehouse
+
+    with open_warehouse(settings, purpose="count feature rows", write=False) as con:
+        names = con.execute(
+            "select table_schema, table_name, bool_or(column_name = 'as_of_on') from information_schema.columns "
+            "where table_schema in ('intermediate', 'features') group by all"
+        ).fetchall()
+        return {
+            dg.AssetKey([schema, name]): con.execute(
+                f'select count(*) from "{schema}"."{name}"' + (" where as_of_on = ?" if dated else ""),
+                [as_of_on] if dated else [],
+            ).fetchone()[0]  # type: ignore[index]
+            for schema, name, dated in names
+        }
+
+
+@dbt_assets(
+    manifest=prepare_manifest(),
+    dagster_dbt_translator=_Translator(settings=DagsterDbtTranslatorSettings(enable_source_tests_as_checks=True)),
+    partitions_def=AS_OF,
+    retry_policy=RETRY,
+    name="dbt_build",
+)
+def feature_models(context: dg.AssetExecutionContext, config: FeaturesConfig, dbt: DbtCliResource, platform: Platform) -> Iterator[Any]:
+    """Run `dbt build` for one as-of day: models and their tests, the warehouse's single writer meanwhile."""
+    from iom_platform.storage.warehouse import warehouse_lock
+
+    settings, as_of_on = platform.settings, date.fromisoformat(context.partition_key)
+    if context.selected_asset_keys:  # none: only dbt's tests of raw/* were asked for
+        _pin_deliveries(context, settings, as_of_on, repin=config.repin)
+    variables = {"as_of_on": as_of_on.isoformat(), "timezone": settings.institution.timezone}
+    with warehouse_lock(settings, purpose=f"dbt build {as_of_on}", exclusive=True):
+        invocation = dbt.cli(["build", "--vars", json.dumps(variables)], context=context, raise_on_error=False)
+        events = list(invocation.stream())
+        succeeded = invocation.is_successful()
+    counts = _row_counts(settings, as_of_on)
+    for event in events:
+        if isinstance(event, dg.Output):
+            rows = counts.get(context.asset_key_for_output(event.output_name))
+            if rows is not None:
+                event = event.with_metadata({**event.metadata, "dagster/partition_row_count": rows})
+        yield event
+    if not succeeded:
+        raise refusal("dbt build was not green: the red checks of this run name the tests; nothing after them was built.")
+    if asset_key(STUDENT_TERM) in context.selected_asset_keys and not counts.get(asset_key(STUDENT_TERM)):
+        context.log.warning(f"No presentation runs on {as_of_on}: nothing to score, and the rows of earlier days stay.")
+
+
+@dg.asset_check(asset=asset_key(STUDENT_TERM), name=SUITE_CHECK, blocking=True, partitions_def=AS_OF, retry_policy=RETRY,
+                description="Great Expectations suite expectations/features/student_term.json")  # fmt: skip
+def student_term_suite(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
+    """The border before the wall: the day's rows as Great Expectations sees them."""
+    from iom_platform.storage.warehouse import open_warehouse, read_table
+
+    as_of_on = date.fromisoformat(context.partition_key)
+    with open_warehouse(platform.settings, purpose="check features/student_term", write=False) as con:
+        return run_suite(STUDENT_TERM, read_table(con, STUDENT_TERM, as_of_on))
+
+
+ASSETS = (feature_models,)
+SOURCE_CHECKS = tuple(key for key in feature_models.check_keys if key.asset_key.path[0] == "raw")
+CHECKS = (student_term_suite,)

@@ -1,0 +1,63 @@
+"""The jobs that people start and the nightly schedule: named by what they do.
+
+What a step computes belongs to its stage's file.
+"""
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+
+from iom_platform.flow import extract, features
+from iom_platform.flow.resources import AS_OF, DELIVERED, GROUP_OF_STAGE
+from iom_platform.settings import load_settings
+
+
+
+def _without_foreign_checks(assets: tuple[dg.AssetsDefinition, ...]) -> dg.AssetSelection:
+    """The assets with the checks that they themselves run."""
+    own = [key for a in assets for key in a.check_keys]
+    return dg.AssetSelection.assets(*assets).without_checks() | dg.AssetSelection.checks(*own)
+
+
+_AFTER_EXTRACT = sorted(set(GROUP_OF_STAGE.values()) - {"extract"})
+
+land_delivery_job = dg.define_asset_job(
+    "land_delivery",
+    selection=_without_foreign_checks(extract.ASSETS),
+    partitions_def=DELIVERED,
+    description="Land one delivery of an LMS extract: pseudonyms at the door, bad rows to raw/quarantine.",
+)
+score_day_job = dg.define_asset_job(
+    "score_day",
+    # dbt's tests of raw/* are run by dbt, so they belong to this job
+    selection=dg.AssetSelection.groups(*_AFTER_EXTRACT) | dg.AssetSelection.checks(*features.SOURCE_CHECKS),
+    partitions_def=AS_OF,
+    description="One as-of day from features to student risk; fits a model only where no champion was trained on or before it.",
+)
+fit_models_job = dg.define_asset_job(
+    "fit_models",
+    selection=dg.AssetSelection.assets(["clustering", "promotions"]),
+    partitions_def=AS_OF,
+    config={"ops": {"fit_model": {"config": {"refit": True}}}},
+    description="Fit and promote a model on one as-of day, although an earlier champion could score it.",
+)
+
+_SETTINGS = load_settings()
+
+
+@dg.schedule(
+    job=score_day_job,
+    cron_schedule=_SETTINGS.schedule.nightly_cron,
+    execution_timezone=_SETTINGS.institution.timezone,
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """Score the scheduled day for advisors; the as-of day is the day on which the schedule fires."""
+    at: datetime = context.scheduled_execution_time
+    day = at.astimezone(ZoneInfo(_SETTINGS.institution.timezone)).date().isoformat()
+    return dg.RunRequest(run_key=None, partition_key=day, tags={"iom/as_of_on": day, "iom/started_by": "nightly"})
+
+
+JOBS = (land_delivery_job, score_day_job, fit_models_job)
+SCHEDULES = (nightly,)

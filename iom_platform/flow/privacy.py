@@ -1,0 +1,118 @@
+"""The wall: features of one cohort go in, k-anonymous rows come out; nothing downstream reads behind it.
+
+How a table is generalized belongs to `iom_platform.privacy`.
+"""
+
+from collections.abc import Iterator
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from iom_platform.flow.checks import check_spec, publish, suite_spec
+from iom_platform.flow.resources import AS_OF, PRIVACY_OFFICERS, RETRY, Platform, asset_key, table_spec
+from iom_platform.tables import (
+    ANONYMIZED_STUDENT_TERM,
+    FEATURES_STUDENT_OUTCOME,
+    GENERALIZATIONS,
+    STUDENT_OUTCOME,
+    STUDENT_TERM,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+K_ANONYMITY_CHECK = "k_anonymity"
+
+
+def _spec(table: Any, deps: list[Any]) -> dg.AssetSpec:
+    return table_spec(table, owner=PRIVACY_OFFICERS, kinds={"python", "duckdb"}, partitions_def=AS_OF, deps=deps)
+
+
+def _levels_for(con: Any, frame: "pd.DataFrame", as_of_on: date, settings: Any) -> tuple["pd.DataFrame", "pd.DataFrame"]:
+    """Levels in force on a day (newest fit on or before it), and those newly fitted for courses that had none."""
+    import pandas as pd
+
+    from iom_platform.privacy.kanonymity import fit_generalization
+    from iom_platform.storage.warehouse import read_table
+
+    known = read_table(con, GENERALIZATIONS)
+    known = known[(known["fitted_as_of"] <= pd.Timestamp(as_of_on)) & (known["k"] == settings.privacy.k)]
+    newest = known.groupby("course_id")["fitted_as_of"].transform("max")
+    known = known[known["fitted_as_of"] == newest]
+    missing = frame[~frame["course_id"].isin(known["course_id"])]
+    fitted = fit_generalization(missing, k=settings.privacy.k, max_suppressed_share=settings.privacy.max_suppressed_share)
+    fitted = fitted.assign(fitted_as_of=pd.Timestamp(as_of_on))[list(GENERALIZATIONS.column_names)]
+    return (pd.concat([known, fitted], ignore_index=True) if len(known) else fitted), fitted
+
+
+@dg.multi_asset(
+    specs=[_spec(GENERALIZATIONS, [asset_key(STUDENT_TERM)]), _spec(ANONYMIZED_STUDENT_TERM, [asset_key(STUDENT_TERM)])],
+    check_specs=[
+        suite_spec(ANONYMIZED_STUDENT_TERM),
+        check_spec(ANONYMIZED_STUDENT_TERM, K_ANONYMITY_CHECK, "Every cell of quasi-identifiers holds at least k rows."),
+    ],
+    partitions_def=AS_OF,
+    retry_policy=RETRY,
+    name="anonymize_student_term",
+)
+def anonymized_student_term(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
+    """Generalize the quasi-identifiers of one cohort, suppress small cells, prove k, and only then publish."""
+    from iom_platform.privacy.kanonymity import apply_generalization, prove_kanonymity
+    from iom_platform.storage.warehouse import open_warehouse, read_table, replace_partition
+
+    settings, as_of_on = platform.settings, date.fromisoformat(context.partition_key)
+    with open_warehouse(settings, purpose=f"anonymize {as_of_on}", write=True) as con:
+        frame = read_table(con, STUDENT_TERM, as_of_on)
+        levels, fitted = _levels_for(con, frame, as_of_on, settings)
+        published, withheld = apply_generalization(frame, levels, k=settings.privacy.k)
+        published = published[list(ANONYMIZED_STUDENT_TERM.column_names)]
+        violations = prove_kanonymity(published, k=settings.privacy.k)
+        proof = dg.AssetCheckResult(
+            passed=violations.empty,
+            check_name=K_ANONYMITY_CHECK,
+            asset_key=asset_key(ANONYMIZED_STUDENT_TERM),
+            metadata={"k": settings.privacy.k, "cells_below_k": len(violations)},
+        )
+        if len(withheld):
+            context.log.warning(
+                f"{len(withheld)} enrollments of {withheld['course_id'].nunique()} courses with fewer than "
+                f"{settings.privacy.k} students are withheld from everything downstream."
+            )
+        counts = {
+            "suppressed_rows": int(published["is_suppressed"].sum()),
+            "withheld_rows": len(withheld),
+            "courses": int(published["course_id"].nunique()),
+        }
+        yield from publish(
+            ANONYMIZED_STUDENT_TERM,
+            published,
+            lambda: replace_partition(con, ANONYMIZED_STUDENT_TERM, as_of_on, published),
+            checks=(proof,),
+            metadata=counts,
+        )
+        rows = replace_partition(con, GENERALIZATIONS, as_of_on, fitted) if len(fitted) else 0
+        yield dg.MaterializeResult(
+            asset_key=asset_key(GENERALIZATIONS),
+            metadata={"dagster/partition_row_count": rows, "courses_fitted": int(fitted["course_id"].nunique())},
+        )
+
+
+@dg.multi_asset(
+    specs=[_spec(STUDENT_OUTCOME, [asset_key(FEATURES_STUDENT_OUTCOME)])],
+    check_specs=[suite_spec(STUDENT_OUTCOME)],
+    partitions_def=AS_OF,
+    retry_policy=RETRY,
+    name="release_student_outcome",
+)
+def anonymized_student_outcome(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
+    """Let outcomes that are known by the end of the day pass the wall, without demographics."""
+    from iom_platform.storage.warehouse import open_warehouse, read_table, replace_partition
+
+    as_of_on = date.fromisoformat(context.partition_key)
+    with open_warehouse(platform.settings, purpose=f"outcomes {as_of_on}", write=True) as con:
+        frame = read_table(con, FEATURES_STUDENT_OUTCOME, as_of_on)
+        yield from publish(STUDENT_OUTCOME, frame, lambda: replace_partition(con, STUDENT_OUTCOME, as_of_on, frame))
+
+
+ASSETS = (anonymized_student_term, anonymized_student_outcome)

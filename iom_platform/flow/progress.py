@@ -1,0 +1,40 @@
+"""The logger of a run in a terminal: one line a step, and every warning.
+
+What the UI shows does not come from here.
+"""
+
+import logging
+import sys
+import time
+
+import dagster as dg
+
+
+class _StepLines(logging.Handler):
+    """Prints `step done in n s` and messages of warning or above; nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began: dict[str, float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        meta = getattr(record, "dagster_meta", {})
+        event = meta.get("dagster_event")
+        if event is None:
+            if record.levelno >= logging.WARNING:
+                print(f"  {record.levelname.lower()}: {meta.get('orig_message') or record.getMessage()}", file=sys.stderr)
+        elif event.event_type_value == "STEP_START":
+            self._began[event.step_key] = time.monotonic()
+        elif event.event_type_value == "STEP_SUCCESS":
+            seconds = time.monotonic() - self._began.get(event.step_key, time.monotonic())
+            print(f"  {event.step_key}: done in {seconds:.1f} s", file=sys.stderr)
+        elif event.event_type_value == "ASSET_CHECK_EVALUATION" and not event.event_specific_data.passed:
+            check = event.event_specific_data
+            print(f"  check {check.asset_key.to_user_string()}: {check.check_name} {check.severity.value.lower()}", file=sys.stderr)
+
+
+@dg.logger(description="One line a step, and every warning, on standard error.")
+def progress(context: dg.InitLoggerContext) -> logging.Logger:
+    logger = logging.Logger("iom.progress", level=logging.DEBUG)
+    logger.addHandler(_StepLines())
+    return logger

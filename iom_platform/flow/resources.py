@@ -1,0 +1,91 @@
+"""What every asset shares: partitions, the platform resource, the retry policy, labels for the UI.
+
+No asset and no computation belongs here.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import dagster as dg
+
+from iom_platform.settings import PROJECT_ROOT, Settings, load_settings
+from iom_platform.tables import Table
+
+# partitions of a check are a preview feature of Dagster 1.13; without them a partitioned asset shows no green check
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
+_SETTINGS = load_settings()
+
+# end_offset=1: the day that is still running can be looked at, as far as it has been delivered
+AS_OF = dg.DailyPartitionsDefinition(
+    start_date=_SETTINGS.institution.first_as_of.isoformat(), timezone=_SETTINGS.institution.timezone, end_offset=1
+)
+DELIVERED = dg.DailyPartitionsDefinition(
+    start_date=_SETTINGS.institution.first_as_of.isoformat(), timezone=_SETTINGS.institution.timezone, end_offset=1
+)
+
+# The one retry policy: a step that lost its server is tried once more. What is deterministic
+# (bad data, a red check) is raised as `refusal`, which no policy retries.
+RETRY = dg.RetryPolicy(max_retries=1, delay=5)
+
+DATA_ENGINEERS = "team:data-engineers"
+PRIVACY_OFFICERS = "team:privacy-officers"
+ML_ENGINEERS = "team:ml-engineers"
+ADVISORS = "team:advisors"
+
+
+class Platform(dg.ConfigurableResource):
+    """The platform's settings, read afresh from `iom.yaml` and the environment at each run."""
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings()
+
+
+def refusal(message: str, **metadata: dg.MetadataValue) -> dg.Failure:
+    """A failure that a retry cannot mend; `message` is one sentence with a remedy and no personal data."""
+    return dg.Failure(description=message, metadata=metadata, allow_retries=False)
+
+
+def asset_key(table: Table) -> dg.AssetKey:
+    return dg.AssetKey([table.stage, table.name])
+
+
+def column_schema(table: Table) -> dg.TableSchema:
+    """The table's columns as Dagster shows them."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                c.name, c.dtype, description=c.doc, constraints=dg.TableColumnConstraints(nullable=c.nullable)
+            )
+            for c in table.columns
+        ]
+    )
+
+
+def table_spec(table: Table, *, owner: str, kinds: set[str], partitions_def: dg.PartitionsDefinition, **more: object) -> dg.AssetSpec:
+    """The asset spec of a table in `tables.py`: its words are the UI's words."""
+    return dg.AssetSpec(
+        asset_key(table),
+        description=table.doc,
+        group_name=GROUP_OF_STAGE[table.stage],
+        owners=[owner],
+        kinds=kinds,
+        partitions_def=partitions_def,
+        metadata={"dagster/column_schema": column_schema(table), "dagster/table_name": table.sql_name},
+        **more,  # type: ignore[arg-type]
+    )
+
+
+GROUP_OF_STAGE = {
+    "raw": "extract",
+    "staging": "features",
+    "intermediate": "features",
+    "features": "features",
+    "anonymized": "privacy",
+    "clustering": "clustering",
+    "risk": "risk",
+}
+DBT_PROJECT_DIR = PROJECT_ROOT / "dbt_project"
+DBT_EXECUTABLE = Path(sys.executable).with_name("dbt")

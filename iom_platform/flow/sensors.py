@@ -1,0 +1,20 @@
+"""Sensors: a failed run speaks.
+
+Who is notified, and how, belongs to the notifications capability once it is built.
+"""
+
+import dagster as dg
+
+
+@dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=30)
+def failed_run_speaks(context: dg.RunFailureSensorContext) -> None:
+    """Say in the daemon's log which run failed, for which day, at which steps, and where to look."""
+    run = context.dagster_run
+    steps = sorted({e.step_key for e in context.get_step_failure_events() if e.step_key})
+    context.log.error(
+        f"Run {run.run_id} of {run.job_name} failed for {run.tags.get('dagster/partition', 'no partition')} "
+        f"at {', '.join(steps) or 'no step'}; earlier rows stay published. Open the run in the UI for the red check or the error."
+    )
+
+
+SENSORS = (failed_run_speaks,)

@@ -1,0 +1,196 @@
+"""The only reader of `iom.yaml` and of the environment: typed settings, places on disk, and what is in force.
+
+Nothing here opens a database or starts a process.
+"""
+
+import difflib
+import os
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; the message is one sentence with its remedy."""
+
+    exit_code = 3
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Clustering(_Section):
+    algorithm: Literal["kmeans", "gmm"] = "kmeans"
+    n_clusters: int = Field(4, ge=2, le=50)
+    max_iterations: int = Field(300, ge=1)
+    seed: int = Field(20131216, ge=0, lt=2**32)
+
+
+class Privacy(_Section):
+    anonymization: Literal[True] = True
+    differential_privacy: bool = True
+    epsilon: float = Field(0.1, gt=0)
+    k: int = Field(5, ge=2)
+    max_suppressed_share: float = Field(0.05, ge=0, le=1)
+
+
+class Risk(_Section):
+    high_share: float = Field(0.2, gt=0, lt=1)
+    medium_share: float = Field(0.3, gt=0, lt=1)
+    cluster_weight: float = Field(0.3, ge=0, le=1)
+
+
+class Notifications(_Section):
+    enabled: bool = True
+    notification_delay_hours: int = Field(24, ge=0)
+
+
+class Validation(_Section):
+    min_silhouette_score: float = Field(0.5, ge=-1, le=1)
+    bootstrap_iterations: int = Field(100, ge=0)
+
+
+class Institution(_Section):
+    timezone: str = "UTC"
+    first_as_of: date = date(2013, 1, 1)
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_exists(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"{value!r} is no IANA time zone; write one such as Europe/London") from error
+        return value
+
+
+class Schedule(_Section):
+    nightly_cron: str = "30 23 * * *"
+
+
+class Warehouse(_Section):
+    wait_seconds: int = Field(600, ge=0)
+    memory_limit: str = "1GB"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; `load_settings` builds it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="IOM_", env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+    home: Path = PROJECT_ROOT / ".iom"
+    postgres_url: str | None = Field(None, repr=False)
+    pseudonym_key: str | None = Field(None, repr=False)
+    as_of_on: date | None = None
+    clustering: Clustering = Clustering()
+    privacy: Privacy = Privacy()
+    risk: Risk = Risk()
+    notifications: Notifications = Notifications()
+    validation: Validation = Validation()
+    institution: Institution = Institution()
+    schedule: Schedule = Schedule()
+    warehouse: Warehouse = Warehouse()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = Path(os.environ.get("IOM_SETTINGS", PROJECT_ROOT / "iom.yaml"))
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=path)
+
+    @property
+    def warehouse_path(self) -> Path:
+        return self.home / "warehouse.duckdb"
+
+    @property
+    def key_path(self) -> Path:
+        return self.home / "pseudonym.key"
+
+    @property
+    def artifact_path(self) -> Path:
+        return self.home / "mlflow"
+
+    @property
+    def dagster_path(self) -> Path:
+        return self.home / "dagster"
+
+    def not_in_force(self) -> tuple[str, ...]:
+        """Settings that are accepted, but whose capability is not built yet; one sentence each."""
+        found = []
+        if self.privacy.differential_privacy:
+            found.append(f"privacy.differential_privacy (epsilon {self.privacy.epsilon:g}): no release is differentially private yet")
+        if self.notifications.enabled:
+            found.append("notifications.enabled: nobody is notified yet")
+        if self.validation.bootstrap_iterations:
+            found.append("validation.bootstrap_iterations: clusters are not bootstrapped yet")
+        return tuple(found)
+
+
+# variables that belong to the platform but are no setting: set by `iom env` for other commands
+_OTHER_VARIABLES = {"IOM_SETTINGS", "IOM_RECORD_URL", "IOM_DAGSTER_POSTGRES_URL", "IOM_DAGSTER_DIR", "IOM_WAREHOUSE_PATH",
+                    "IOM_TEST_DATA", "IOM_PGHOST", "IOM_PGPORT", "IOM_PGUSER", "IOM_PGPASSWORD", "IOM_PGDATABASE"}  # fmt: skip
+
+
+def _known_keys(model: type[BaseModel]) -> dict[str, type[BaseModel] | None]:
+    return {
+        name: f.annotation if isinstance(f.annotation, type) and issubclass(f.annotation, BaseModel) else None
+        for name, f in model.model_fields.items()
+    }
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> SettingsError:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return SettingsError(f"unknown {kind} {name!r}; the nearest known one is {near[0]!r}" if near else f"unknown {kind} {name!r}")
+
+
+def _check_environment(environment: dict[str, str]) -> None:
+    known = set(_OTHER_VARIABLES)
+    for name, section in _known_keys(Settings).items():
+        known.add(f"IOM_{name.upper()}")
+        for key in section.model_fields if section else ():
+            known.add(f"IOM_{name.upper()}__{key.upper()}")
+    for name in environment:
+        if name.upper().startswith("IOM_") and name.upper() not in known:
+            raise _unknown("variable", name, sorted(known))
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from `iom.yaml` (or the file that IOM_SETTINGS names) and the environment.
+
+    Raises SettingsError, whose message names the nearest known key or the rule that a value breaks.
+    """
+    _check_environment(dict(os.environ))
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = [str(part) for part in first["loc"]]
+        if first["type"] == "extra_forbidden":
+            model: type[BaseModel] = _known_keys(Settings).get(where[0]) or Settings
+            known = list(model.model_fields) if len(where) > 1 else list(Settings.model_fields)
+            raise _unknown("setting", ".".join(where), [".".join([*where[:-1], k]) for k in known]) from None
+        raise SettingsError(f"setting {'.'.join(where)}: {first['msg']}; mend it in iom.yaml or the environment") from None
+
+
+def environment_with(**variables: str) -> dict[str, str]:
+    """The process environment with `variables` added, for a subprocess."""
+    return {**os.environ, **variables}
+
+
+def apply_environment(variables: dict[str, str]) -> None:
+    """Set variables for this process and those it starts."""
+    os.environ.update(variables)

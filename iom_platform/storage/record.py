@@ -1,0 +1,372 @@
+"""The record: the small, transactional tables in PostgreSQL, the identity map and the audit of its use.
+
+How a cluster or a risk level is found, and who is asked for an export, does not belong here.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterable, Iterator
+from datetime import date
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+import psycopg2.errors
+from psycopg2 import sql
+from psycopg2.extensions import connection as Connection
+
+from iom_platform.settings import Settings
+from iom_platform.storage.postgres_server import Server, ensure_server
+from iom_platform.storage.rows import arrow_type, hash_rows, partition_column, shape_rows, to_frame
+from iom_platform.tables import PROMOTIONS, TABLES, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+DATABASE = "iom"
+READER = "identity_reader"
+_PREPARE_LOCK = 7001
+_TYPES = {
+    "text": "text", "json": "jsonb", "int": "integer", "bigint": "bigint", "float": "double precision",
+    "bool": "boolean", "date": "date", "timestamp": "timestamptz",
+}  # fmt: skip
+# rules that a type cannot say; NaN is greater than 1 in PostgreSQL, so BETWEEN refuses it too
+_CHECKS = {
+    "clustering/assignments": ("confidence BETWEEN 0 AND 1", "cluster >= -1", "model_version >= 1"),
+    "clustering/promotions": ("model_version >= 1",),
+    "risk/student_risk": (
+        "risk_level IN ('LOW', 'MEDIUM', 'HIGH', 'UNKNOWN')",
+        "risk_score BETWEEN 0 AND 1",
+        "(risk_level = 'UNKNOWN') = (risk_score IS NULL)",
+        "risk_level <> 'UNKNOWN' OR (cluster IS NULL AND model_name IS NULL AND model_version IS NULL)",
+    ),
+}
+_IDENTITY_DDL = (
+    """CREATE TABLE identity.students (
+        source text NOT NULL, student_id text NOT NULL, student_pseudonym text NOT NULL,
+        PRIMARY KEY (source, student_id), UNIQUE (student_pseudonym))""",
+    # The only way in. It counts the pairs that are there afterward, because DO NOTHING also swallows a pseudonym that
+    # another student has, and a student who had another pseudonym.
+    """CREATE FUNCTION identity.save_students(the_source text, ids text[], pseudonyms text[]) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    DECLARE added bigint; lost bigint;
+    BEGIN
+        INSERT INTO identity.students
+            SELECT the_source, p.id, p.pseudonym FROM unnest(ids, pseudonyms) AS p (id, pseudonym) ON CONFLICT DO NOTHING;
+        GET DIAGNOSTICS added = ROW_COUNT;
+        SELECT count(*) INTO lost FROM unnest(ids, pseudonyms) AS p (id, pseudonym)
+            LEFT JOIN identity.students s
+                ON s.source = the_source AND s.student_id = p.id AND s.student_pseudonym = p.pseudonym
+            WHERE s.source IS NULL;
+        IF lost > 0 THEN RAISE unique_violation USING MESSAGE = lost::text; END IF;
+        RETURN added;
+    END $$""",
+    "REVOKE ALL ON FUNCTION identity.save_students FROM PUBLIC",
+)
+_AUDIT_DDL = """CREATE TABLE IF NOT EXISTS audit.exports (
+    exported_at timestamptz NOT NULL DEFAULT now(), actor text NOT NULL DEFAULT session_user, table_name text NOT NULL,
+    as_of_on date, rows bigint NOT NULL, reason text NOT NULL CHECK (btrim(reason) <> ''))"""
+
+
+class RecordError(RuntimeError):
+    """The record refuses; the message is one sentence with its remedy and names no person."""
+
+
+class NotAllowed(RecordError):
+    """The session may not read identities."""
+
+
+@contextlib.contextmanager
+def open_record(settings: Settings) -> Iterator[Connection]:
+    """A connection to the record in one transaction: committed on success, rolled back on an error."""
+    connection = _connect(ensure_server(settings))
+    try:
+        yield connection
+        connection.commit()
+    finally:
+        connection.close()
+
+
+def _connect(server: Server) -> Connection:
+    try:
+        connection = psycopg2.connect(server.url(DATABASE), connect_timeout=10, application_name="iom record")
+    except psycopg2.OperationalError:
+        raise RecordError(
+            f"database {DATABASE} at {server.location} does not let {server.user!r} in; see `iom status`"
+        ) from None
+    with connection.cursor() as cursor:
+        cursor.execute("SET TIME ZONE 'UTC'")
+    connection.commit()
+    return connection
+
+
+# -- definition ----------------------------------------------------------------------------------------
+
+
+def record_tables() -> tuple[Table, ...]:
+    return tuple(table for table in TABLES if table.home == "record")
+
+
+def prepare_record(settings: Settings) -> None:
+    """Create what is missing of schemas, tables, identity map and audit; repeatable."""
+    with open_record(settings) as connection, connection.cursor() as cursor:
+        # CREATE ... IF NOT EXISTS of two commands at once collide in the catalog
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_PREPARE_LOCK,))
+        for schema in ("clustering", "risk", "audit"):
+            cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        for table in record_tables():
+            cursor.execute(_table_ddl(table))
+            _check_columns(cursor, table)
+        cursor.execute(_AUDIT_DDL)
+        cursor.execute("REVOKE UPDATE, DELETE, TRUNCATE ON audit.exports FROM PUBLIC, CURRENT_USER")
+        _prepare_identity(cursor)
+
+
+def _table_ddl(table: Table) -> str:
+    parts = [f"{c.name} {_TYPES[c.dtype]}{'' if c.nullable else ' NOT NULL'}" for c in table.columns]
+    if table.key:
+        parts.append(f"PRIMARY KEY ({', '.join(table.key)})")
+    parts += [f"CHECK ({rule})" for rule in _CHECKS.get(table.path, ())]
+    return f"CREATE TABLE IF NOT EXISTS {table.sql_name} ({', '.join(parts)})"
+
+
+def _check_columns(cursor: Any, table: Table) -> None:
+    cursor.execute(
+        "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s ORDER BY ordinal_position",
+        (table.stage, table.name),
+    )
+    present = tuple(row[0] for row in cursor.fetchall())
+    if present != table.column_names:
+        raise RecordError(
+            f"{table.path} in the record has other columns than tables.py; export it, drop the table and run again"
+        )
+
+
+def _prepare_identity(cursor: Any) -> None:
+    """The map belongs to identity_reader, not to the connection role: an owner could grant itself anything."""
+    cursor.execute(
+        "SELECT to_regclass('identity.students') IS NOT NULL, EXISTS (SELECT FROM pg_roles WHERE rolname = %s)",
+        (READER,),
+    )
+    is_there, has_role = cursor.fetchone()
+    if is_there:
+        return
+    try:
+        if not has_role:
+            cursor.execute(f"CREATE ROLE {READER} NOLOGIN")
+        cursor.execute(f"CREATE SCHEMA identity AUTHORIZATION {READER}")
+        cursor.execute(f"SET LOCAL ROLE {READER}")
+        for statement in _IDENTITY_DDL:
+            cursor.execute(statement)
+        cursor.execute("GRANT USAGE ON SCHEMA identity TO SESSION_USER")
+        cursor.execute("GRANT EXECUTE ON FUNCTION identity.save_students TO SESSION_USER")
+        cursor.execute("RESET ROLE")
+    except psycopg2.errors.InsufficientPrivilege:
+        cursor.connection.rollback()
+        raise RecordError(
+            f"the identity map cannot be made without the role {READER}; have an administrator run: CREATE ROLE {READER} NOLOGIN; "
+            f"{_grant_statement(cursor)}; and run again (the grant may be revoked afterward)"
+        ) from None
+
+
+# -- tables --------------------------------------------------------------------------------------------
+
+
+def replace_partition(conn: Connection, table: Table, as_of_on: date, frame: "pd.DataFrame | pa.Table") -> int:
+    """Put `frame` in the place of the table's rows of that day, in the caller's transaction; returns its rows."""
+    rows = shape_rows(table, frame, partition=as_of_on)
+    with conn.cursor() as cursor:
+        cursor.execute(f"DELETE FROM {table.sql_name} WHERE {partition_column(table)} = %s", (as_of_on,))
+        _copy(cursor, table, rows)
+    return len(rows)
+
+
+def _copy(cursor: Any, table: Table, rows: "pa.Table") -> None:
+    import pyarrow.csv as arrow_csv
+
+    for batch in rows.to_batches(max_chunksize=100_000):
+        buffer = io.BytesIO()
+        # Arrow quotes every text and leaves null bare, which is how COPY tells '' from NULL
+        arrow_csv.write_csv(batch, buffer, arrow_csv.WriteOptions(include_header=False, quoting_style="needed"))
+        buffer.seek(0)
+        try:
+            cursor.copy_expert(
+                f"COPY {table.sql_name} ({', '.join(table.column_names)}) FROM STDIN (FORMAT csv)", buffer
+            )
+        except (psycopg2.IntegrityError, psycopg2.DataError) as error:
+            # PostgreSQL's DETAIL quotes the whole row
+            rule = error.diag.constraint_name or error.diag.column_name or "a type"
+            raise RecordError(f"{table.path} refuses rows that break {rule}; nothing was written") from None
+
+
+def read_table(conn: Connection, table: Table, as_of_on: date | None = None) -> "pd.DataFrame":
+    """The table, or one day of it, sorted by key and typed as `rows.to_frame` says."""
+    return to_frame(_read_rows(conn, table, as_of_on))
+
+
+def _read_rows(conn: Connection, table: Table, as_of_on: date | None) -> "pa.Table":
+    import pyarrow as pa
+
+    order = f" ORDER BY {', '.join(table.key)}" if table.key else ""
+    where = "" if as_of_on is None else f" WHERE {partition_column(table)} = %s"
+    with conn.cursor() as cursor:
+        chosen = ", ".join(f"{c.name} AT TIME ZONE 'UTC'" if c.dtype == "timestamp" else c.name for c in table.columns)
+        cursor.execute(
+            f"SELECT {chosen} FROM {table.sql_name}{where}{order}", None if as_of_on is None else (as_of_on,)
+        )
+        values = list(zip(*cursor.fetchall(), strict=True)) or [()] * len(table.columns)
+    arrays = [pa.array(column_values, arrow_type(c)) for c, column_values in zip(table.columns, values, strict=True)]
+    return pa.table(arrays, names=list(table.column_names))
+
+
+def has_partition(conn: Connection, table: Table, as_of_on: date) -> bool:
+    with conn.cursor() as cursor:
+        cursor.execute(
+            f"SELECT EXISTS (SELECT FROM {table.sql_name} WHERE {partition_column(table)} = %s)", (as_of_on,)
+        )
+        return bool(cursor.fetchone()[0])  # type: ignore[index]
+
+
+def hash_table(conn: Connection, table: Table, as_of_on: date | None = None) -> str:
+    """The table hash, see `rows.hash_rows`."""
+    return hash_rows(table, _read_rows(conn, table, as_of_on))
+
+
+def count_rows(conn: Connection, table: Table) -> tuple[int, date | None] | None:
+    """Rows and newest as-of day; None where the table is absent."""
+    newest = "max(as_of_on)" if "as_of_on" in table.column_names else "NULL"
+    with conn.cursor() as cursor:
+        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (table.sql_name,))
+        if not cursor.fetchone()[0]:  # type: ignore[index]
+            return None
+        cursor.execute(f"SELECT count(*), {newest} FROM {table.sql_name}")
+        return cursor.fetchone()
+
+
+# -- promotions ----------------------------------------------------------------------------------------
+
+
+def champion_for(conn: Connection, model_name: str, as_of_on: date) -> dict[str, Any] | None:
+    """The promotion that scores that day: the newest trained on or before it; of one day, the highest version."""
+    return _one_promotion(conn, "model_name = %s AND trained_as_of <= %s", (model_name, as_of_on))
+
+
+def promotion_by_fit_key(conn: Connection, model_name: str, fit_key: str) -> dict[str, Any] | None:
+    """The promotion of an equal fit, so that it is reused."""
+    return _one_promotion(conn, "model_name = %s AND fit_key = %s", (model_name, fit_key))
+
+
+def _one_promotion(conn: Connection, where: str, values: tuple[Any, ...]) -> dict[str, Any] | None:
+    names = PROMOTIONS.column_names
+    with conn.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {', '.join(names)} FROM {PROMOTIONS.sql_name} WHERE {where} ORDER BY trained_as_of DESC, model_version DESC LIMIT 1",
+            values,
+        )
+        row = cursor.fetchone()
+    return None if row is None else dict(zip(names, row, strict=True))
+
+
+def save_promotion(conn: Connection, row: dict[str, Any]) -> None:
+    """Add a promotion; the same version with the same fit key again changes nothing, with another one it raises."""
+    names = PROMOTIONS.column_names
+    if set(row) != set(names):
+        raise RecordError(f"a promotion has exactly the columns {', '.join(names)}; mend the row")
+    with conn.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {PROMOTIONS.sql_name} ({', '.join(names)}) VALUES %s ON CONFLICT DO NOTHING",
+            (tuple(row[name] for name in names),),
+        )
+        if cursor.rowcount == 0:
+            key = (row["model_name"], row["model_version"])
+            known = _one_promotion(conn, "model_name = %s AND model_version = %s", key)
+            if known is None or known["fit_key"] != row["fit_key"]:
+                raise RecordError(
+                    f"version {key[1]} of {key[0]} is already promoted with another fit key; register a new version"
+                )
+
+
+# -- identities ----------------------------------------------------------------------------------------
+
+
+def save_identities(settings: Settings, source: str, pairs: Iterable[tuple[str, str]]) -> int:
+    """Add (student_id, student_pseudonym) pairs, all or none; returns how many are new.
+
+    Raises RecordError where a pseudonym already belongs to another student, or a student has another pseudonym.
+    """
+    added = 0
+    remaining = iter(pairs)
+    with open_record(settings) as connection, connection.cursor() as cursor:
+        while chunk := list(islice(remaining, 20_000)):
+            ids, pseudonyms = [pair[0] for pair in chunk], [pair[1] for pair in chunk]
+            try:
+                cursor.execute("SELECT identity.save_students(%s, %s::text[], %s::text[])", (source, ids, pseudonyms))
+            except psycopg2.errors.UniqueViolation:
+                raise RecordError(
+                    f"students of source {source!r} have pseudonyms other than the identity map says, or share one; "
+                    "use the pseudonym key that the map was made with"
+                ) from None
+            added += cursor.fetchone()[0]  # type: ignore[index]
+    return added
+
+
+def read_identities(
+    settings: Settings, *, reason: str, table_name: str, as_of_on: date | None, pseudonyms: Iterable[str]
+) -> dict[str, tuple[str, str]]:
+    """pseudonym -> (source, student_id) for an identified export, with its audit row in the same transaction.
+
+    Raises NotAllowed where the session user is no member of identity_reader; unknown pseudonyms are left out.
+    """
+    if not reason.strip():
+        raise RecordError("an identified export needs a reason; say why in --reason")
+    wanted = sorted(set(pseudonyms))
+    with open_record(settings) as connection, connection.cursor() as cursor:
+        if not _is_member(cursor):
+            raise NotAllowed(_not_allowed(cursor))
+        try:
+            cursor.execute(f"SET LOCAL ROLE {READER}")
+            cursor.execute(
+                "SELECT student_pseudonym, source, student_id FROM identity.students WHERE student_pseudonym = ANY(%s)",
+                (wanted,),
+            )
+            found = {pseudonym: (source, student) for pseudonym, source, student in cursor.fetchall()}
+            cursor.execute("RESET ROLE")
+        except psycopg2.errors.InsufficientPrivilege:
+            connection.rollback()
+            raise NotAllowed(_not_allowed(cursor)) from None
+        cursor.execute(
+            "INSERT INTO audit.exports (table_name, as_of_on, rows, reason) VALUES (%s, %s, %s, %s)",
+            (table_name, as_of_on, len(found), reason.strip()),
+        )
+    return found
+
+
+def _is_member(cursor: Any) -> bool:
+    """Whether the session user was granted the role; pg_has_role would let every superuser through."""
+    cursor.execute(
+        """WITH RECURSIVE held (role) AS (
+            SELECT oid FROM pg_roles WHERE rolname = session_user
+            UNION SELECT m.roleid FROM pg_auth_members m JOIN held ON m.member = held.role)
+        SELECT EXISTS (SELECT FROM held JOIN pg_roles r ON r.oid = held.role WHERE r.rolname = %s)""",
+        (READER,),
+    )
+    return bool(cursor.fetchone()[0])
+
+
+def _not_allowed(cursor: Any) -> str:
+    return f"the session is no member of {READER}, so no student id is shown; an administrator can run: {_grant_statement(cursor)}"
+
+
+def _grant_statement(cursor: Any) -> str:
+    """What lets the session read identities on purpose, but never in passing."""
+    cursor.execute("SELECT session_user")
+    names = {"reader": sql.Identifier(READER), "user": sql.Identifier(cursor.fetchone()[0])}
+    # INHERIT is an option of the grant since PostgreSQL 16, before it was one of the role
+    is_new = cursor.connection.server_version >= 160000
+    text = (
+        "GRANT {reader} TO {user} WITH INHERIT FALSE"
+        if is_new
+        else "ALTER ROLE {user} NOINHERIT; GRANT {reader} TO {user}"
+    )
+    return str(sql.SQL(text).format(**names).as_string(cursor))

@@ -1,0 +1,69 @@
+"""Fixtures that more than one test file needs: settings on a home of their own, and the server that lives there."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from iom_platform.settings import Settings
+from iom_platform.storage import postgres_server
+from iom_platform.storage.postgres_server import ensure_server, stop_server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment() -> Iterator[None]:
+    """A shell after `eval "$(iom env)"` must not lead the tests to its server, nor PG* variables to another one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if (name.startswith("IOM_") and name != "IOM_TEST_DATA") or name.startswith("PG"):
+                patch.delenv(name)
+        patch.setenv("PGPASSFILE", os.devnull)
+        # a test outlives no power cut, and several servers that sync at once make the disk the bottleneck
+        patch.setitem(postgres_server._OPTIONS, "fsync", "off")
+        yield
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that holds the state of the session's tests."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def settings(home: Path) -> Iterator[Settings]:
+    """Settings that share one embedded server per session; it starts with the first test that needs it."""
+    shared = Settings(home=home)
+    yield shared
+    stop_server(shared)
+
+
+@pytest.fixture
+def fresh_settings(tmp_path: Path) -> Iterator[Settings]:
+    """Settings on an empty home; a server that the test starts there is stopped."""
+    own = Settings(home=tmp_path / "fresh home")
+    yield own
+    stop_server(own)
+
+
+@pytest.fixture(scope="session")
+def _stopped_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    template = Settings(home=tmp_path_factory.mktemp("template") / "home")
+    ensure_server(template)
+    stop_server(template)
+    return template.home
+
+
+@pytest.fixture
+def stopped_settings(_stopped_home: Path, fresh_settings: Settings) -> Settings:
+    """Settings on a home whose server was set up and stopped: a copy, which takes less time than initdb."""
+    shutil.copytree(_stopped_home, fresh_settings.home)
+    return fresh_settings
+
+
+@pytest.fixture
+def fresh_home(fresh_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home that IOM_HOME names."""
+    monkeypatch.setenv("IOM_HOME", str(fresh_settings.home))
+    return fresh_settings.home
