@@ -35,7 +35,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the twin.")] = 7,
 ) -> None:
     """Generate a term of students that runs through today, run the whole graph, and say what to do next."""
-    from iom_platform.cli.run import run_demo
+    from iom_platform.cli.runs import run_demo
 
     run_demo(students=students, seed=seed)
 
@@ -50,7 +50,7 @@ def run(
     repin: Annotated[bool, typer.Option("--repin", help="Compute the day from all accepted deliveries, not from those it was first published from.")] = False,
 ) -> None:
     """Land a delivery and score one day with it."""
-    from iom_platform.cli.run import run_source
+    from iom_platform.cli.runs import run_source
 
     run_source(source, path, as_of_on=_day(as_of), refit=refit, delivered_on=_day(delivered_on), repin=repin)
 
@@ -58,7 +58,7 @@ def run(
 @app.command()
 def tables() -> None:
     """List every table: stage, rows, newest as-of day, where it lives."""
-    from iom_platform.cli.export import print_tables
+    from iom_platform.cli.exports import print_tables
 
     print_tables()
 
@@ -72,7 +72,7 @@ def export(
     reason: Annotated[str, typer.Option("--reason", help="Why identities are needed; kept in the audit.")] = "",
 ) -> None:
     """Write one table to a file."""
-    from iom_platform.cli.export import export_table
+    from iom_platform.cli.exports import export_table
 
     export_table(table, out, as_of_on=_day(as_of), identified=identified, reason=reason)
 
@@ -85,7 +85,7 @@ def synth(
     through: Annotated[datetime | None, typer.Option("--through", formats=["%Y-%m-%d"], help="Last day of the extract; default today.")] = None,
 ) -> None:
     """Generate the twin: a seeded extract whose truth is known and saved beside it."""
-    from iom_platform.cli.run import write_synthetic
+    from iom_platform.cli.runs import write_synthetic
 
     write_synthetic(out, students=students, seed=seed, through=_day(through))
 
@@ -128,7 +128,7 @@ def env() -> None:
 @app.command()
 def doctor() -> None:
     """Say which settings are in force, which are not yet, and what is wrong."""
-    from iom_platform.cli.doctor import examine
+    from iom_platform.cli.health import examine
 
     examine()
 

@@ -5,11 +5,20 @@ A password never stands in a variable or an address: libpq reads it from a 0600 
 
 import os
 import shlex
+import sys
+from datetime import date, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from iom_platform.settings import PROJECT_ROOT, Settings, apply_environment, load_settings
 from iom_platform.storage.postgres_server import Server, ensure_server
-from iom_platform.storage.record import prepare_record
+from iom_platform.storage.record import count_rows, open_record, prepare_record
+from iom_platform.tables import STUDENT_RISK
+
+
+def today(settings: Settings) -> date:
+    """The institution's day."""
+    return datetime.now(ZoneInfo(settings.institution.timezone)).date()
 
 
 def _write_passfile(settings: Settings, server: Server) -> Path:
@@ -59,13 +68,12 @@ def start_platform() -> Settings:
 
 
 def print_environment() -> None:
-    from iom_platform.storage.warehouse import newest_as_of
-
     settings = start_platform()
     variables = platform_variables(settings, ensure_server(settings))
-    newest = settings.as_of_on or newest_as_of(settings)
-    if newest:
-        variables["IOM_AS_OF_ON"] = newest.isoformat()
+    if not settings.as_of_on:
+        with open_record(settings) as conn:
+            _, newest = count_rows(conn, STUDENT_RISK) or (0, None)
+        variables["IOM_AS_OF_ON"] = (newest or today(settings)).isoformat()
     for name, value in sorted(variables.items()):
         print(f"export {name}={shlex.quote(value)}")
-    print('export PATH=' + shlex.quote(str(Path(os.sys.executable).parent)) + ':"$PATH"')
+    print(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"')

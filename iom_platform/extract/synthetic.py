@@ -85,7 +85,7 @@ class TwinError(ValueError):
 
 @dataclass(frozen=True)
 class PresentationSummary:
-    """What was delivered of one presentation; `cohort` is the number of enrollments on the day of delivery, 0 if ended."""
+    """What was delivered of one presentation; `cohort`: its enrollments on the day of delivery, 0 if it has ended."""
 
     course_id: str
     starts_on: date
@@ -124,9 +124,10 @@ def write_twin(
     The world depends on students, seed, layout_day (default: through) and knobs alone: with the same layout day a
     later `through` delivers the same past and more of it. On the layout day some presentations are a third to two
     thirds through and all earlier ones have ended. `truth` (default: out's name with "-truth", beside it) gets
-    truth.csv: archetype, onset, risk and final outcome of each delivered enrollment.
+    truth.csv: archetype, onset, risk and final outcome of each delivered enrollment. The risk is stated for the whole
+    term; who is still enrolled later on has survived a part of it.
 
-    Same arguments, same bytes. Both folders appear whole or not at all; only an earlier twin is overwritten.
+    Same arguments, same bytes (with the same numpy). Both folders appear whole or not at all; only an earlier twin is overwritten.
     Raises TwinError.
     """
     out = Path(os.path.abspath(out))
@@ -158,7 +159,9 @@ def _check_arguments(
     if seed < 0:
         raise TwinError(f"seed {seed} is negative; give a whole number from 0 on")
     if not 1 <= knobs.enrollments_per_student <= 2:
-        raise TwinError(f"enrollments_per_student {knobs.enrollments_per_student:g} is not between 1 and 2; mend the knob")
+        raise TwinError(
+            f"enrollments_per_student {knobs.enrollments_per_student:g} is not between 1 and 2; mend the knob"
+        )
     if not knobs.presentations_per_module >= 1:
         raise TwinError(f"presentations_per_module {knobs.presentations_per_module:g} is under 1; mend the knob")
     for name, day in (("through", through), ("layout_day", layout_day)):
@@ -171,7 +174,7 @@ def _check_arguments(
     presentations = lay_out_presentations(layout_day, count, knobs.presentations_per_module)
     first = min(p.starts_on for p in presentations)
     if through < first:
-        raise TwinError(f"through {through.isoformat()} lies before the first presentation starts on {first.isoformat()}; "
+        raise TwinError(f"through {through.isoformat()} lies before the first presentation starts ({first.isoformat()}); "
                         "give a later day or an earlier layout_day")  # fmt: skip
     return presentations
 
@@ -179,7 +182,7 @@ def _check_arguments(
 def _check_folders(out: Path, truth: Path) -> None:
     real_out, real_truth = out.resolve(), truth.resolve()
     if real_out == real_truth or real_out in real_truth.parents or real_truth in real_out.parents:
-        raise TwinError(f"truth folder {truth} and extract folder {out} lie in one another; the truth has to lie apart, "
+        raise TwinError(f"truth folder {truth} and extract folder {out} lie in one another; the truth lies apart, "
                         "so name a folder beside it")  # fmt: skip
     for folder, names in ((out, {*HEADERS, _DELIVERY_FILE}), (truth, {TRUTH_FILE, MARK_FILE})):
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -244,7 +247,7 @@ class _Writer:
         self.rows = dict.fromkeys(HEADERS, 0)
         self.summaries: list[PresentationSummary] = []
         self._files: dict[str, TextIOWrapper] = {}
-        for name, header in ((*HEADERS.items(), (TRUTH_FILE, TRUTH_HEADER))):
+        for name, header in (*HEADERS.items(), (TRUTH_FILE, TRUTH_HEADER)):
             path = (truth if name == TRUTH_FILE else out) / name
             self._files[name] = stack.enter_context(path.open("w", encoding="utf-8", newline=""))
             csv.writer(self._files[name], quoting=csv.QUOTE_ALL).writerow(header)
@@ -310,8 +313,12 @@ def _write_world(
             handed_in = draw_submissions(rng, presentation, part)
             submissions += _write_submissions(writer, presentation, people, part, handed_in)
             clicks = draw_clicks(rng, presentation, part, handed_in, knobs)
-            click_rows += writer.write_clicks(presentation, people.ids[part.student], _cut(clicks, presentation, writer.through))
-        writer.summaries.append(_summarize(presentation, enrollments, writer.through, (written, submissions, click_rows)))
+            click_rows += writer.write_clicks(
+                presentation, people.ids[part.student], _cut(clicks, presentation, writer.through)
+            )
+        writer.summaries.append(
+            _summarize(presentation, enrollments, writer.through, (written, submissions, click_rows))
+        )
 
 
 def _seed_generator(seed: int, *place: int) -> np.random.Generator:
@@ -338,7 +345,7 @@ def _write_course(writer: _Writer, presentation: Presentation) -> None:
 
 
 def _write_people(writer: _Writer, presentation: Presentation, people: Students, part: Enrollments) -> int:
-    """Enrollments registered by the day of delivery: who they are, what is known of them, and apart from it the truth."""
+    """Enrollments registered by the day of delivery: what is known of them and, apart from it, the truth."""
     today = presentation.count_days(writer.through)
     part = part.select(part.registration <= today)
     code = (presentation.code_module, presentation.code_presentation)
@@ -353,7 +360,9 @@ def _write_people(writer: _Writer, presentation: Presentation, people: Students,
         who["age_band"], part.previous_attempts.tolist(), part.studied_credits.tolist(), who["disability"], result,
         strict=True,
     ))  # fmt: skip
-    registered = ["?" if lost else day for lost, day in zip(part.is_registration_lost, part.registration.tolist(), strict=True)]
+    registered = [
+        "?" if lost else day for lost, day in zip(part.is_registration_lost, part.registration.tolist(), strict=True)
+    ]
     writer.write("studentRegistration.csv", (
         (*code, i, r, "?" if u is None else u) for i, r, u in zip(ids, registered, left, strict=True)
     ))  # fmt: skip
@@ -382,7 +391,7 @@ def _summarize(
 ) -> PresentationSummary:
     today = presentation.count_days(through)
     is_running = 0 <= today <= presentation.length_days
-    present = (enrollments.registration <= today) & ~enrollments.is_registration_lost & (enrollments.unregistration > today)
+    present = (enrollments.registration <= today) & (enrollments.unregistration > today)
     written, submissions, click_rows = counts
     return PresentationSummary(
         presentation.course_id, presentation.starts_on, presentation.length_days, is_running,

@@ -61,7 +61,7 @@ def shift_months(day: date, months: int) -> date:
 
 
 def lay_out_presentations(layout_day: date, count: int, per_module: float) -> tuple[Presentation, ...]:
-    """`count` presentations, about `per_module` of each module: one runs on `layout_day`, earlier ones at half-year steps.
+    """`count` presentations, about `per_module` of a module: one runs on `layout_day`, others half-years before it.
 
     Every term but the newest has ended on the layout day; the code is B for a start in January to June, else J.
     """

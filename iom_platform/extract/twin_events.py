@@ -21,6 +21,7 @@ from iom_platform.extract.twin_calendar import (
 from iom_platform.extract.twin_students import Enrollments, FloatArray, IntArray, TwinKnobs
 
 MAX_SESSION_ROWS = 50  # with gaps of 25 minutes at most, a session fits into a day
+MEAN_GAP_SECONDS = 150
 MAX_GAP_SECONDS = 1_500  # under the half hour at which the platform begins a new session
 DAY_SECONDS = 86_400
 _TYPE_BITS, _CLICK_BITS, _PLACE_BITS = 12, 10, 10
@@ -41,7 +42,7 @@ class Submissions:
 
 @dataclass(frozen=True)
 class Clicks:
-    """Click rows in order of enrollment and time; `site` counts from the presentation's first, `second` from midnight UTC."""
+    """Click rows in order of enrollment and time; `site` counts from the presentation's first, `second` from midnight."""
 
     enrollment: IntArray
     day: IntArray
@@ -71,7 +72,9 @@ def draw_submissions(rng: np.random.Generator, presentation: Presentation, enrol
     score = np.clip(score + 6 * is_computer - _FADED_SCORE * has_faded, 0, 100).round().astype(np.int64)
     score[rng.random(shape) < 0.001] = -1
 
-    repeats = (enrollments.previous_attempts > 0) & (rng.random(len(enrollments)) < 0.1) & ~enrollments.is_registration_lost
+    repeats = (
+        (enrollments.previous_attempts > 0) & (rng.random(len(enrollments)) < 0.1) & ~enrollments.is_registration_lost
+    )
     is_banked = repeats[:, None] & (cutoff < presentation.length_days / 2)
     day[is_banked] = -1
     first_day = np.where(is_banked, enrollments.registration[:, None], np.maximum(enrollments.registration, 0)[:, None])
@@ -82,7 +85,9 @@ def draw_submissions(rng: np.random.Generator, presentation: Presentation, enrol
     return _join(regular, _draw_exam(rng, assessments[-1], len(dated), enrollments))
 
 
-def _draw_scores(rng: np.random.Generator, shape: tuple[int, int], mean: FloatArray, diligence: FloatArray) -> FloatArray:
+def _draw_scores(
+    rng: np.random.Generator, shape: tuple[int, int], mean: FloatArray, diligence: FloatArray
+) -> FloatArray:
     return np.asarray((mean + 5 * diligence)[:, None] + rng.normal(0, 12, shape))
 
 
@@ -93,18 +98,24 @@ def _draw_exam(rng: np.random.Generator, exam: Assessment, column: int, enrollme
     width = np.array([45, 16, 35, 1])[enrollments.outcome]
     chance = np.array([1.0, 1.0, 0.6, 0.0])[enrollments.outcome]
     score = floor + (rng.random(len(enrollments)) * width).astype(np.int64)
-    row = np.flatnonzero((rng.random(len(enrollments)) < chance) & ~enrollments.is_registration_lost)
+    row = np.flatnonzero(rng.random(len(enrollments)) < chance)
     day = np.full(len(row), exam.cutoff_day)
     return Submissions(row, np.full(len(row), column), day, np.zeros(len(row), dtype=bool), score[row])
 
 
 def _join(left: Submissions, right: Submissions) -> Submissions:
     order = np.argsort(np.concatenate([left.enrollment, right.enrollment]), kind="stable")
-    return Submissions(*(np.concatenate([a, b])[order] for a, b in zip(vars(left).values(), vars(right).values(), strict=True)))
+    return Submissions(
+        *(np.concatenate([a, b])[order] for a, b in zip(vars(left).values(), vars(right).values(), strict=True))
+    )
 
 
 def draw_clicks(
-    rng: np.random.Generator, presentation: Presentation, enrollments: Enrollments, submissions: Submissions, knobs: TwinKnobs
+    rng: np.random.Generator,
+    presentation: Presentation,
+    enrollments: Enrollments,
+    submissions: Submissions,
+    knobs: TwinKnobs,
 ) -> Clicks:
     """Click rows of a whole term; a day on which work is handed in is an active day."""
     active = rng.random((len(enrollments), presentation.length_days + 1 - FIRST_DAY), dtype=np.float32)
@@ -158,9 +169,7 @@ def _draw_sessions(
     archetype = kind[enrollment]
     rows = np.minimum(rng.geometric(1 / np.array([a.session_rows for a in ARCHETYPES])[archetype]), MAX_SESSION_ROWS)
     first = np.cumsum(rows) - rows
-    gap = 5 + rng.exponential(150, int(rows.sum())).astype(np.int64)
-    gap = np.minimum(gap, MAX_GAP_SECONDS)
-    gap[first] = 0
+    gap = np.minimum(5 + rng.exponential(MEAN_GAP_SECONDS, int(rows.sum())).astype(np.int64), MAX_GAP_SECONDS)
     elapsed = np.cumsum(gap)
     begin = _draw_starts(rng, archetype)
     duration = elapsed[first + rows - 1] - elapsed[first]

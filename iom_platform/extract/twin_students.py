@@ -91,7 +91,7 @@ class Enrollments:
 
 
 def deal(rng: np.random.Generator, weights: Mapping[str, float] | FloatArray, count: int) -> IntArray:
-    """`count` shuffled indexes in the proportions of `weights`, off by less than one each: shares hold at small sizes."""
+    """`count` shuffled indexes in the proportions of `weights`, off by at most one: shares hold at small sizes."""
     shares = np.array(list(weights.values()) if isinstance(weights, Mapping) else weights, dtype=float)
     bounds = np.round(np.cumsum(shares) / shares.sum() * count).astype(np.int64)
     return rng.permutation(np.repeat(np.arange(len(shares)), np.diff(bounds, prepend=0)))

@@ -74,7 +74,7 @@ def publish(
     *,
     checks: tuple[dg.AssetCheckResult, ...] = (),
     metadata: dict[str, Any] | None = None,
-) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Any]]:
     """Check, and only then write: a red blocking check leaves the earlier rows in place and stops what follows."""
     results = (run_suite(table, frame), *checks)
     yield from results

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from iom_platform.flow.checks import check_spec, publish, suite_spec
-from iom_platform.flow.resources import AS_OF, ML_ENGINEERS, RETRY, Platform, asset_key, table_spec
+from iom_platform.flow.resources import AS_OF, ML_ENGINEERS, ONE_DAY, RETRY, Platform, asset_key, table_spec
 from iom_platform.settings import Settings
 from iom_platform.tables import ANONYMIZED_STUDENT_TERM, ASSIGNMENTS, MODEL_INPUTS, PROFILES, PROMOTIONS, Table
 
@@ -49,7 +49,7 @@ class FitConfig(dg.Config):
     refit: bool = False  # fit on this day although an earlier champion could score it
 
 
-def _register(settings: Settings, frame: "pd.DataFrame", as_of_on: date, key: str, digest: str, dagster_run: str) -> dict[str, Any]:
+def _register(settings: Settings, frame: "pd.DataFrame", as_of_on: date, *, key: str, digest: str, dagster_run: str) -> dict[str, Any]:
     """Fit on the snapshot and register the version in MLflow; the row for `clustering/promotions`."""
     from iom_platform.clustering.algorithms import assign, estimator_params, fit, scale
     from iom_platform.clustering.profiles import plot_profiles, profile_clusters
@@ -97,7 +97,7 @@ def _promote(settings: Settings, frame: "pd.DataFrame", as_of_on: date, *, refit
     key = fit_key(digest, {**settings.clustering.model_dump(), **settings.risk.model_dump()}, settings.clustering.seed)
     registry = Registry.of(settings)
     found = None if refit else registry.find_version_by_fit_key(MODEL_NAME, key)
-    made = found or _register(settings, frame, as_of_on, key, digest, dagster_run)
+    made = found or _register(settings, frame, as_of_on, key=key, digest=digest, dagster_run=dagster_run)
     reason = "forced refit" if refit else f"first model trained on or before {as_of_on}"
     row = {
         "model_name": MODEL_NAME, "algorithm": settings.clustering.algorithm, "trained_as_of": as_of_on, "fit_key": key,
@@ -116,6 +116,7 @@ def _promote(settings: Settings, frame: "pd.DataFrame", as_of_on: date, *, refit
     check_specs=[check_spec(PROMOTIONS, SILHOUETTE_CHECK, "Silhouette of the champion is at least validation.min_silhouette_score; warns.", blocking=False)],
     partitions_def=AS_OF,
     retry_policy=RETRY,
+    backfill_policy=ONE_DAY,
     name="fit_model",
 )  # fmt: skip
 def promotions(context: dg.AssetExecutionContext, config: FitConfig, platform: Platform) -> Iterator[Any]:
@@ -154,6 +155,7 @@ def promotions(context: dg.AssetExecutionContext, config: FitConfig, platform: P
     check_specs=[suite_spec(ASSIGNMENTS)],
     partitions_def=AS_OF,
     retry_policy=RETRY,
+    backfill_policy=ONE_DAY,
     name="assign_clusters",
 )
 def assignments(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:

@@ -11,9 +11,18 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from iom_platform.flow.checks import run_suite, suite_columns_of, suite_spec
-from iom_platform.flow.resources import DATA_ENGINEERS, DELIVERED, RETRY, Platform, asset_key, refusal, table_spec
+from iom_platform.flow.resources import (
+    DATA_ENGINEERS,
+    DELIVERED,
+    ONE_DAY,
+    RETRY,
+    Platform,
+    asset_key,
+    refusal,
+    table_spec,
+)
 from iom_platform.settings import Settings
-from iom_platform.tables import DELIVERIES, FILES, OULAD_STUDENT_VLE, OULAD_TABLES, QUARANTINE, Table
+from iom_platform.tables import DELIVERIES, DELIVERY_SCOPE, FILES, OULAD_STUDENT_VLE, OULAD_TABLES, QUARANTINE, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,7 +101,8 @@ def _read_for_suite(con: Any, table: Table, delivery_id: str) -> "pd.DataFrame":
     """The delivery's rows as the suite needs them; of the big table, the distinct tuples of the suite's columns."""
     distinct = "distinct" if table is OULAD_STUDENT_VLE else ""
     columns = ", ".join(suite_columns_of(table) if distinct else table.column_names)
-    return con.execute(f"select {distinct} {columns} from {table.sql_name} where delivery_id = ?", [delivery_id]).df()
+    frame: pd.DataFrame = con.execute(f"select {distinct} {columns} from {table.sql_name} where delivery_id = ?", [delivery_id]).df()
+    return frame
 
 
 def _judge(con: Any, delivery_id: str) -> Iterator[dg.AssetCheckResult]:
@@ -132,14 +142,15 @@ def _open(context: dg.AssetExecutionContext, config: DeliveryConfig) -> "Deliver
     return delivery
 
 
-_SPECS = [table_spec(t, owner=DATA_ENGINEERS, kinds={"python", "duckdb"}, partitions_def=DELIVERED) for t in (*OULAD_TABLES, QUARANTINE)]
+_BOOKS = (QUARANTINE, FILES, DELIVERIES)
+_SPECS = [table_spec(t, owner=DATA_ENGINEERS, kinds={"python", "duckdb"}, partitions_def=DELIVERED) for t in (*OULAD_TABLES, *_BOOKS)]
 _CHECKS = [suite_spec(t, partitions_def=DELIVERED) for t in OULAD_TABLES] + [
     dg.AssetCheckSpec(ROWS_CHECK, asset=asset_key(t), blocking=True, partitions_def=DELIVERED, description="landed = loaded + quarantined")
     for t in OULAD_TABLES
 ]
 
 
-@dg.multi_asset(specs=_SPECS, check_specs=_CHECKS, partitions_def=DELIVERED, retry_policy=RETRY, name="land_delivery")
+@dg.multi_asset(specs=_SPECS, check_specs=_CHECKS, partitions_def=DELIVERED, retry_policy=RETRY, backfill_policy=ONE_DAY, name="land_delivery")
 def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platform: Platform) -> Iterator[Any]:
     """Land a delivery whole or not at all; the same bytes again change nothing; red checks leave it unaccepted."""
     from iom_platform.extract.source import DeliveryRefused
@@ -175,7 +186,13 @@ def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platfo
     common = {"delivery_id": delivery.delivery_id, "source": delivery.source, "scope": delivery.scope}
     for table in OULAD_TABLES:
         yield dg.MaterializeResult(asset_key=asset_key(table), metadata={**common, **counts.get(table.path, {"dagster/partition_row_count": 0})})
-    yield dg.MaterializeResult(asset_key=asset_key(QUARANTINE), metadata={**common, "dagster/partition_row_count": quarantined})
+    for table, rows in zip(_BOOKS, (quarantined, len(delivery.files), 1), strict=True):
+        yield dg.MaterializeResult(asset_key=asset_key(table), metadata={**common, "dagster/partition_row_count": rows})
 
 
-ASSETS = (raw_tables,)
+# written by the features step, which reads it as well; so it is shown, and materialized by nobody
+delivery_scope = dg.AssetSpec(
+    asset_key(DELIVERY_SCOPE), description=DELIVERY_SCOPE.doc, group_name="extract", owners=[DATA_ENGINEERS], kinds={"duckdb"}
+)
+
+ASSETS = (raw_tables, delivery_scope)

@@ -22,6 +22,7 @@ from iom_platform.flow.resources import (
     DBT_EXECUTABLE,
     DBT_PROJECT_DIR,
     GROUP_OF_STAGE,
+    ONE_DAY,
     RETRY,
     Platform,
     asset_key,
@@ -80,7 +81,8 @@ class _Translator(DagsterDbtTranslator):
         self, dbt_resource_props: Mapping[str, Any], dbt_parent_resource_props: Mapping[str, Any]
     ) -> dg.PartitionMapping | None:
         # an as-of day may use every delivery, whenever it came
-        return dg.AllPartitionMapping() if dbt_parent_resource_props["resource_type"] == "source" else None
+        is_delivered = dbt_parent_resource_props["resource_type"] == "source" and dbt_parent_resource_props["name"] != DELIVERY_SCOPE.name
+        return dg.AllPartitionMapping() if is_delivered else None
 
     def get_asset_check_spec(self, asset_spec: Any, manifest: Any, unique_id: str, project: Any) -> dg.AssetCheckSpec | None:
         spec = super().get_asset_check_spec(asset_spec, manifest, unique_id, project)
@@ -89,9 +91,10 @@ class _Translator(DagsterDbtTranslator):
 
 def _pin_deliveries(context: dg.AssetExecutionContext, settings: Any, as_of_on: date, *, repin: bool) -> None:
     """Fix the deliveries that the day is computed from; a day that is pinned already keeps its pin."""
-    from iom_platform.storage.warehouse import open_warehouse, read_table, replace_partition
+    from iom_platform.storage.warehouse import open_warehouse, prepare_warehouse, read_table, replace_partition
 
     with open_warehouse(settings, purpose=f"pin deliveries of {as_of_on}", write=True) as con:
+        prepare_warehouse(con)
         pinned = read_table(con, DELIVERY_SCOPE, as_of_on)
         accepted = read_table(con, DELIVERIES)
         accepted = accepted[accepted["is_accepted"]]
@@ -134,6 +137,7 @@ def _row_counts(settings: Any, as_of_on: date) -> dict[dg.AssetKey, int]:
     dagster_dbt_translator=_Translator(settings=DagsterDbtTranslatorSettings(enable_source_tests_as_checks=True)),
     partitions_def=AS_OF,
     retry_policy=RETRY,
+    backfill_policy=ONE_DAY,
     name="dbt_build",
 )
 def feature_models(context: dg.AssetExecutionContext, config: FeaturesConfig, dbt: DbtCliResource, platform: Platform) -> Iterator[Any]:
@@ -150,11 +154,8 @@ def feature_models(context: dg.AssetExecutionContext, config: FeaturesConfig, db
         succeeded = invocation.is_successful()
     counts = _row_counts(settings, as_of_on)
     for event in events:
-        if isinstance(event, dg.Output):
-            rows = counts.get(context.asset_key_for_output(event.output_name))
-            if rows is not None:
-                event = event.with_metadata({**event.metadata, "dagster/partition_row_count": rows})
-        yield event
+        rows = counts.get(context.asset_key_for_output(event.output_name)) if isinstance(event, dg.Output) else None
+        yield event if rows is None else event.with_metadata({**event.metadata, "dagster/partition_row_count": rows})
     if not succeeded:
         raise refusal("dbt build was not green: the red checks of this run name the tests; nothing after them was built.")
     if asset_key(STUDENT_TERM) in context.selected_asset_keys and not counts.get(asset_key(STUDENT_TERM)):

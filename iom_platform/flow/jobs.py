@@ -9,36 +9,31 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from iom_platform.flow import extract, features
-from iom_platform.flow.resources import AS_OF, DELIVERED, GROUP_OF_STAGE
+from iom_platform.flow.resources import GROUP_OF_STAGE
 from iom_platform.settings import load_settings
 
 
-
-def _without_foreign_checks(assets: tuple[dg.AssetsDefinition, ...]) -> dg.AssetSelection:
+def _with_own_checks(assets: dg.AssetsDefinition) -> dg.AssetSelection:
     """The assets with the checks that they themselves run."""
-    own = [key for a in assets for key in a.check_keys]
-    return dg.AssetSelection.assets(*assets).without_checks() | dg.AssetSelection.checks(*own)
+    return dg.AssetSelection.assets(assets).without_checks() | dg.AssetSelection.checks(*assets.check_keys)
 
 
 _AFTER_EXTRACT = sorted(set(GROUP_OF_STAGE.values()) - {"extract"})
 
 land_delivery_job = dg.define_asset_job(
     "land_delivery",
-    selection=_without_foreign_checks(extract.ASSETS),
-    partitions_def=DELIVERED,
+    selection=_with_own_checks(extract.raw_tables),
     description="Land one delivery of an LMS extract: pseudonyms at the door, bad rows to raw/quarantine.",
 )
 score_day_job = dg.define_asset_job(
     "score_day",
     # dbt's tests of raw/* are run by dbt, so they belong to this job
     selection=dg.AssetSelection.groups(*_AFTER_EXTRACT) | dg.AssetSelection.checks(*features.SOURCE_CHECKS),
-    partitions_def=AS_OF,
     description="One as-of day from features to student risk; fits a model only where no champion was trained on or before it.",
 )
 fit_models_job = dg.define_asset_job(
     "fit_models",
     selection=dg.AssetSelection.assets(["clustering", "promotions"]),
-    partitions_def=AS_OF,
     config={"ops": {"fit_model": {"config": {"refit": True}}}},
     description="Fit and promote a model on one as-of day, although an earlier champion could score it.",
 )

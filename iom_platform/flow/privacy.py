@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from iom_platform.flow.checks import check_spec, publish, suite_spec
-from iom_platform.flow.resources import AS_OF, PRIVACY_OFFICERS, RETRY, Platform, asset_key, table_spec
+from iom_platform.flow.resources import AS_OF, ONE_DAY, PRIVACY_OFFICERS, RETRY, Platform, asset_key, table_spec
 from iom_platform.tables import (
     ANONYMIZED_STUDENT_TERM,
     FEATURES_STUDENT_OUTCOME,
@@ -54,6 +54,7 @@ def _levels_for(con: Any, frame: "pd.DataFrame", as_of_on: date, settings: Any) 
     ],
     partitions_def=AS_OF,
     retry_policy=RETRY,
+    backfill_policy=ONE_DAY,
     name="anonymize_student_term",
 )
 def anonymized_student_term(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
@@ -103,6 +104,7 @@ def anonymized_student_term(context: dg.AssetExecutionContext, platform: Platfor
     check_specs=[suite_spec(STUDENT_OUTCOME)],
     partitions_def=AS_OF,
     retry_policy=RETRY,
+    backfill_policy=ONE_DAY,
     name="release_student_outcome",
 )
 def anonymized_student_outcome(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:

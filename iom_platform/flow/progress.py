@@ -33,8 +33,9 @@ class _StepLines(logging.Handler):
             print(f"  check {check.asset_key.to_user_string()}: {check.check_name} {check.severity.value.lower()}", file=sys.stderr)
 
 
-@dg.logger(description="One line a step, and every warning, on standard error.")
+@dg.logger
 def progress(context: dg.InitLoggerContext) -> logging.Logger:
+    """One line a step, and every warning, on standard error."""
     logger = logging.Logger("iom.progress", level=logging.DEBUG)
     logger.addHandler(_StepLines())
     return logger

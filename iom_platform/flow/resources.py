@@ -29,13 +29,16 @@ DELIVERED = dg.DailyPartitionsDefinition(
 # (bad data, a red check) is raised as `refusal`, which no policy retries.
 RETRY = dg.RetryPolicy(max_retries=1, delay=5)
 
+# a backfill is one run a day: each day has its own pin, champion and checks
+ONE_DAY = dg.BackfillPolicy.multi_run(1)
+
 DATA_ENGINEERS = "team:data-engineers"
 PRIVACY_OFFICERS = "team:privacy-officers"
 ML_ENGINEERS = "team:ml-engineers"
 ADVISORS = "team:advisors"
 
 
-class Platform(dg.ConfigurableResource):
+class Platform(dg.ConfigurableResource[Settings]):
     """The platform's settings, read afresh from `iom.yaml` and the environment at each run."""
 
     @property

@@ -12,7 +12,7 @@ import dagster as dg
 
 from iom_platform.flow.checks import publish, suite_spec
 from iom_platform.flow.clustering import MODEL_NAME, picture, read_cohort
-from iom_platform.flow.resources import ADVISORS, AS_OF, RETRY, Platform, asset_key, table_spec
+from iom_platform.flow.resources import ADVISORS, AS_OF, ONE_DAY, RETRY, Platform, asset_key, table_spec
 from iom_platform.tables import ANONYMIZED_STUDENT_TERM, ASSIGNMENTS, PROMOTIONS, STUDENT_RISK
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def _score(settings: Any, cohort: "pd.DataFrame", as_of_on: date) -> "pd.DataFra
     check_specs=[suite_spec(STUDENT_RISK)],
     partitions_def=AS_OF,
     retry_policy=RETRY,
+    backfill_policy=ONE_DAY,
     name="score_risk",
 )  # fmt: skip
 def student_risk(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:

@@ -138,25 +138,27 @@ def _evaluate(
     context = gx.get_context(mode="ephemeral", project_config=_quiet_config())
     asset = context.data_sources.add_pandas("frame").add_dataframe_asset("frame")
     batch = asset.add_batch_definition_whole_dataframe("whole").get_batch({"dataframe": frame})
-    gx_suite = gx.ExpectationSuite(
-        name=name,
-        expectations=[
-            {"type": e["type"], "kwargs": dict(e["kwargs"]), "meta": {"position": p}} for p, e in expectations
-        ],
-    )
-    # the library drops what it does not understand with a log line, and the rest would look like success
-    accepted = {e.meta["position"] for e in gx_suite.expectations}
-    for position, expectation in expectations:
-        if position not in accepted:
-            raise SuiteError(
-                f"suite {name} expectation {position + 1}, {describe_expectation(expectation)}, is none that "
-                "Great Expectations understands; mend its type or kwargs"
-            )
+    gx_suite = gx.ExpectationSuite(name=name, expectations=[_rule(name, p, e) for p, e in expectations])
     # no unexpected value leaves the engine: they may be personal
     result = batch.validate(gx_suite, result_format={"result_format": "BASIC", "partial_unexpected_count": 0})
     for outcome in result.results:
         if not outcome.success:
             yield outcome.expectation_config.meta["position"], _found(outcome, len(frame))
+
+
+def _rule(name: str, position: int, expectation: Mapping[str, Any]) -> Any:
+    """The library's object of one expectation, built here: a suite drops what it cannot build, and looks like success."""
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    try:
+        return ExpectationConfiguration(
+            type=expectation["type"], kwargs=dict(expectation["kwargs"]), meta={"position": position}
+        ).to_domain_obj()
+    except Exception:  # the library raises a different class for each kind of mistake
+        raise SuiteError(
+            f"suite {name} expectation {position + 1}, {describe_expectation(expectation)}, is none that "
+            "Great Expectations understands; mend its type or kwargs"
+        ) from None
 
 
 def _found(outcome: Any, rows: int) -> str:

@@ -28,6 +28,7 @@ DATABASE = "mlflow"
 CHAMPION = "champion"
 RISK_MODEL_FILE = "risk_model.json"
 PROFILES_FILE = "profiles.csv"
+MODEL_FILE = "model.skops"  # MLflow's name for it
 VERSION_TAGS = ("fit_key", "trained_as_of")
 
 _PERSONAL_COLUMNS = frozenset({"student_id", "id_student"}) | {
@@ -116,22 +117,25 @@ class Registry:
         for version in sorted(found, key=lambda v: int(v.version), reverse=True):
             run = client.get_run(version.run_id)
             complete = run.info.status == "FINISHED" and run.info.lifecycle_stage == "active"
-            files = _local(version.source) / "MLmodel", _local(run.info.artifact_uri) / RISK_MODEL_FILE
+            files = _local(version.source) / MODEL_FILE, _local(run.info.artifact_uri) / RISK_MODEL_FILE
             if complete and all(f.is_file() for f in files):
                 return {"model_version": int(version.version), "mlflow_run_id": version.run_id}
         return None
 
     def load_model(self, model_name: str, version: int) -> "tuple[Pipeline, dict[str, Any]]":
         """The fitted pipeline of a version and the risk model that was fitted with it."""
+        import skops.io
+
         found = self._version(model_name, version)
         risk_model = json.loads(self.artifact(found.run_id, RISK_MODEL_FILE))
-        folder = _local(found.source)
-        if not (folder / "MLmodel").is_file():
+        file = _local(found.source) / MODEL_FILE
+        if not file.is_file():
             raise RegistryError(
-                f"{model_name} version {version} has no files in {folder}; bring them back, or refit with --refit"
+                f"{model_name} version {version} has no file {file}; bring it back, or refit with --refit"
             )
-        _refuse_untrusted(folder)
-        return _mlflow().sklearn.load_model(str(folder)), risk_model
+        # not MLflow's loader: it takes the format and the types to trust from the model's own folder
+        trusted = _check_types(skops.io.get_untrusted_types(file=file), str(file))
+        return skops.io.load(file, trusted=trusted), risk_model
 
     def set_champion(self, model_name: str, version: int) -> None:
         """Point the alias `champion` to a version; it shows the current one, the record decides for a day."""
@@ -277,16 +281,6 @@ def _trusted_types(model: "Pipeline") -> list[str]:
 
     types = skops.io.get_untrusted_types(data=skops.io.dumps(model))
     return _check_types(types, "the model")
-
-
-def _refuse_untrusted(folder: Path) -> None:
-    """The model's own file names the types to trust, so hold what it really contains against our list."""
-    import skops.io
-
-    for file in folder.glob("*.skops"):
-        _check_types(skops.io.get_untrusted_types(file=file), str(file))
-        return
-    raise RegistryError(f"{folder} holds no model in the skops format; refit with --refit")
 
 
 def _check_types(types: list[str], where: str) -> list[str]:

@@ -126,7 +126,7 @@ def random_university(seed: int) -> Frames:
     for source, timed in (("alpha", True), ("beta", False)):
         current = _source(rng, source, timed)
         plan = [("old", "full", 1, True, _source(rng, source, timed)), ("full", "full", 2, True, current),
-                ("more", "increment", 3, True, _corrected(rng, current)), ("bad", "full", 4, False, _corrected(rng, current))]  # fmt: skip
+                ("more", "increment", 3, True, _corrected(rng, current)), ("bad", "full", 4, False, _source(rng, source, timed))]  # fmt: skip
         for name, scope, day, is_accepted, frames in plan:
             delivery = {"delivery_id": f"{name}-{source}", "source": source, "delivered_on": date(2014, 1, day),
                         "scope": scope, "sha256": name, "is_accepted": is_accepted, "landed_at": pd.Timestamp(2014, 1, day)}  # fmt: skip

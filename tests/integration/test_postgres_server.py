@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,7 @@ def test_passwords_stay_private(settings: Settings) -> None:
 @pytest.mark.parametrize("password", ["", "postgres", "iom"])
 def test_a_wrong_or_no_password_is_refused(settings: Settings, user: str, password: str) -> None:
     server = ensure_server(settings)
-    with pytest.raises(psycopg2.OperationalError, match="password|authentication"):
+    with pytest.raises(psycopg2.OperationalError, match=r"password|authentication"):
         psycopg2.connect(host=server.host, port=server.port, user=user, password=password, dbname="iom")
 
 
@@ -348,7 +347,7 @@ def test_a_users_server_replaces_the_embedded_one(users_server: tuple[Server, st
 def test_errors_of_a_users_server_hold_no_password(users_server: tuple[Server, str]) -> None:
     server, _ = users_server
     wrong = _external(server, "maker", "not-the-secret")
-    with pytest.raises(ServerError, match="does not let us in.*IOM_POSTGRES_URL") as refusal:
+    with pytest.raises(ServerError, match=r"does not let us in.*IOM_POSTGRES_URL") as refusal:
         ensure_server(wrong)
     assert "not-the-secret" not in f"{refusal.value} {wrong!r} {server_status(wrong)}"
     assert refusal.value.__cause__ is None

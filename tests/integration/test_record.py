@@ -166,7 +166,7 @@ def test_nan_and_nat_are_null_and_types_are_kept(conn: record.Connection) -> Non
 def test_rows_that_break_a_rule_are_refused_without_their_values(
     conn: record.Connection, changes: dict[str, Any]
 ) -> None:
-    with pytest.raises(RecordError, match="risk/student_risk refuses rows that break student_risk_.*check") as refusal:
+    with pytest.raises(RecordError, match=r"risk/student_risk refuses rows that break student_risk_.*check") as refusal:
         record.replace_partition(conn, STUDENT_RISK, DAY, risk_row(student_pseudonym="person4711", **changes))
     assert "person4711" not in str(refusal.value)
     assert refusal.value.__cause__ is None
@@ -319,7 +319,7 @@ def test_a_revoked_member_is_refused_and_leaves_no_export(prepared: Settings) ->
     before = _rows(prepared, "SELECT count(*) FROM audit.exports")
     _rows(prepared, "REVOKE identity_reader FROM iom")
     try:
-        with pytest.raises(NotAllowed, match="no member of identity_reader.*GRANT"):
+        with pytest.raises(NotAllowed, match=r"no member of identity_reader.*GRANT"):
             record.read_identities(prepared, reason="a call", pseudonyms=["r1"], **EXPORT)
         assert _rows(prepared, "SELECT count(*) FROM audit.exports") == before
         # what needs no reading goes on

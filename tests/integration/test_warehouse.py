@@ -450,9 +450,8 @@ def test_the_hash_of_raw_rows_sees_every_row_and_not_their_order(con: duckdb.Duc
     assert digest(pd.concat([clicks(), clicks()[:1]])) != first
     assert digest(pd.concat([clicks(), clicks()[:1], clicks()[:1]])) != first
     assert digest(clicks(sum_click=[2, 2, 3])) != first
-    assert digest(clicks(file_name="s", code_module="tudentVle.csvAAA")) != digest(
-        clicks(file_name="", code_module="studentVle.csvAAA")
-    )
+    apart = digest(clicks(code_module="A", code_presentation="AB"))
+    assert apart != digest(clicks(code_module="AA", code_presentation="B"))
     assert digest(clicks(clicked_at=None)) != first
 
 

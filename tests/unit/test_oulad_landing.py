@@ -176,7 +176,7 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize(("file", "record", "line", "column", "rule", "masked"), DAMAGE)
-def test_a_damaged_record_is_quarantined_alone(  # noqa: PLR0917
+def test_a_damaged_record_is_quarantined_alone(
     tmp_path: Path, file: str, record: int, line: str, column: str | None, rule: str, masked: str
 ) -> None:
     files = _make_files()
@@ -250,6 +250,13 @@ def test_columns_may_stand_in_any_order_beside_others(tmp_path: Path) -> None:
         return [{k: v for k, v in row.items() if k != "delivery_id"} for row in landed.rows["studentVle.csv"]]
 
     assert without_trace(there) == without_trace(here)
+
+
+def test_a_byte_that_is_not_utf8_counts_in_ignored_columns_too(tmp_path: Path) -> None:
+    """Else the verdict on a record would depend on its neighbors in the block."""
+    files = _make_files()
+    files["vle.csv"] = [line + ("," + "x\udce9" if i == 1 else ",x") for i, line in enumerate(files["vle.csv"])]
+    assert _land(tmp_path, files).judge("vle.csv") == [(1, None, "not UTF-8")]
 
 
 # -- starts, times and the future ----------------------------------------------------------------------
@@ -343,6 +350,13 @@ def test_an_increment_may_refer_to_what_was_loaded_before(tmp_path: Path) -> Non
 
 def test_an_increments_own_records_count_beside_the_known(tmp_path: Path) -> None:
     landed = _land(tmp_path, {**_make_files(), "delivery.json": [INCREMENT]}, known=_known())
+    assert not any(landed.quarantine.values())
+
+
+def test_an_increments_start_replaces_the_known_one(tmp_path: Path) -> None:
+    files = _make_timed("2026-09-22")
+    known = KnownKeys({("AAA", "2013J"): date(2026, 9, 1)}, {}, ())
+    landed = _land(tmp_path, {**files, "delivery.json": [INCREMENT.replace("2014", "2027")]}, known=known)
     assert not any(landed.quarantine.values())
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from iom_platform.extract import synthetic
+from iom_platform.extract import synthetic, twin_events
 from iom_platform.extract.synthetic import HEADERS, TwinError, TwinSummary, write_twin
 from iom_platform.extract.twin_archetypes import ARCHETYPES, OUTCOME_COUNTS, OUTCOMES
 from iom_platform.extract.twin_calendar import is_vacation, lay_out_presentations, shift_months
@@ -58,7 +58,9 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> TwinSummary:
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory: pytest.TempPathFactory) -> TwinSummary:
     """Many students with few clicks, for shares of people."""
-    return write_twin(tmp_path_factory.mktemp("crowd") / "extract", students=5_000, seed=11, through=THROUGH, knobs=QUIET)
+    return write_twin(
+        tmp_path_factory.mktemp("crowd") / "extract", students=5_000, seed=11, through=THROUGH, knobs=QUIET
+    )
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +182,16 @@ def test_nothing_happens_after_the_day_of_delivery(twin: TwinSummary, clicks: pd
     assert dated(twin, registrations, "date_unregistration").max() <= day
 
 
+def test_who_registers_later_is_not_delivered_yet(tmp_path: Path) -> None:
+    through = lay_out_presentations(THROUGH, 3, TwinKnobs().presentations_per_module)[0].starts_on - timedelta(days=30)
+    summary = write_twin(tmp_path / "t", students=200, seed=1, through=through, layout_day=THROUGH, knobs=QUIET)
+    registrations = read(summary.path, "studentRegistration.csv")
+    registered = dated(summary, registrations, "date_registration")
+    assert registered.max() <= pd.Timestamp(through)
+    assert len(read(summary.truth_path, "truth.csv")) == len(registrations) < 226
+    assert {p.course_id for p in summary.running}.isdisjoint({summary.presentations[0].course_id})
+
+
 def test_outcome_is_unknown_until_a_withdrawal_or_the_end(twin: TwinSummary) -> None:
     info = read(twin.path, "studentInfo.csv").merge(read(twin.path, "studentRegistration.csv"), on=KEY)
     running = (info["code_module"] + "-" + info["code_presentation"]).isin({p.course_id for p in twin.running})
@@ -197,7 +209,9 @@ def test_the_last_day_is_in_the_cohort_and_its_outcomes_are_known(tmp_path: Path
     summary = write_twin(tmp_path / "t", students=200, seed=1, through=through, layout_day=THROUGH, knobs=QUIET)
     assert summary.presentations[0].is_running and summary.presentations[0].cohort > 0
     info = read(summary.path, "studentInfo.csv")
-    results = info[info["code_module"] + "-" + info["code_presentation"] == summary.presentations[0].course_id]["final_result"]
+    results = info[info["code_module"] + "-" + info["code_presentation"] == summary.presentations[0].course_id][
+        "final_result"
+    ]
     assert ("?" in set(results)) is (before_end > 0)
 
 
@@ -238,7 +252,9 @@ def test_a_later_delivery_changes_people_only_by_what_happened_since(twin: TwinS
     new.loc[left_since, "final_result"] = "?"
     pd.testing.assert_frame_equal(new, people(twin))
     truth = read(twin.truth_path, "truth.csv")
-    pd.testing.assert_frame_equal(truth[KEY].merge(read(later.truth_path, "truth.csv"), on=KEY), truth[[*KEY, *truth.columns[3:]]])
+    pd.testing.assert_frame_equal(
+        truth[KEY].merge(read(later.truth_path, "truth.csv"), on=KEY), truth[[*KEY, *truth.columns[3:]]]
+    )
 
 
 # -- truth ---------------------------------------------------------------------------------------------
@@ -255,12 +271,16 @@ def test_truth_lies_apart(twin: TwinSummary) -> None:
 def test_truth_agrees_with_the_delivery(twin: TwinSummary) -> None:
     info = read(twin.path, "studentInfo.csv")
     truth = read(twin.truth_path, "truth.csv")
-    pd.testing.assert_frame_equal(truth[KEY].sort_values(KEY, ignore_index=True), info[KEY].sort_values(KEY, ignore_index=True))
+    pd.testing.assert_frame_equal(
+        truth[KEY].sort_values(KEY, ignore_index=True), info[KEY].sort_values(KEY, ignore_index=True)
+    )
     both = info.merge(truth, on=KEY)
     known = both[both["final_result"] != "?"]
     assert (known["final_result"] == known["outcome"]).all()
     assert set(truth["outcome"]) == set(OUTCOMES)
-    assert set(truth.loc[truth["onset_of_disengagement_day"] != "", "archetype"]) == {"fading"}
+    fading = truth[truth["onset_of_disengagement_day"] != ""].merge(read(twin.path, "studentRegistration.csv"), on=KEY)
+    assert set(fading["archetype"]) == {"fading"}
+    assert not (days_of(fading, "onset_of_disengagement_day") >= days_of(fading, "date_unregistration")).any()
 
 
 def test_outcomes_follow_the_archetype_and_the_stated_probability(crowd: TwinSummary) -> None:
@@ -272,6 +292,8 @@ def test_outcomes_follow_the_archetype_and_the_stated_probability(crowd: TwinSum
     assert rates["late_crammer"] < rates["fading"] < rates["barely_present"]
     for archetype in ARCHETYPES:
         assert abs(rates[archetype.name] - archetype.outcomes[2] - archetype.outcomes[3]) < 0.06
+        mean_risk = truth.loc[truth["archetype"] == archetype.name, "risk"].mean()
+        assert mean_risk == pytest.approx(archetype.outcomes[2] + archetype.outcomes[3], abs=0.007)
     by_risk = truth.groupby(pd.qcut(truth["risk"], 10))[["risk", "is_bad"]].mean()
     assert (by_risk["risk"] - by_risk["is_bad"]).abs().max() < 0.06
 
@@ -315,12 +337,24 @@ def test_a_student_is_the_same_person_in_every_presentation(crowd: TwinSummary) 
     assert len(people.drop_duplicates()) == info["id_student"].nunique()
 
 
-def test_a_lost_registration_is_a_withdrawal_that_never_clicked(crowd: TwinSummary) -> None:
+def test_a_lost_registration_is_a_withdrawal_that_never_did_anything(tmp_path: Path, crowd: TwinSummary) -> None:
     registrations = read(crowd.path, "studentRegistration.csv")
+    assert 0 < (registrations["date_registration"] == "?").sum() < 0.01 * len(registrations)
+    careless = TwinKnobs(lost_registration_share=1.0)
+    summary = write_twin(tmp_path / "t", students=600, seed=1, through=THROUGH, knobs=careless)
+    registrations = read(summary.path, "studentRegistration.csv")
     lost = registrations[registrations["date_registration"] == "?"]
-    assert 0 < len(lost) < 0.01 * len(registrations)
-    assert (lost["date_unregistration"] != "?").all()
-    assert lost[KEY].merge(read(crowd.path, "studentVle.csv"), on=KEY).empty
+    assert len(lost) > 20
+    assert (days_of(lost, "date_unregistration") <= 0).all()
+    assert lost[KEY].merge(read(summary.path, "studentVle.csv"), on=KEY).empty
+    assert lost[KEY].merge(submissions_of(summary), on=KEY).empty
+
+
+def test_nobody_leaves_before_they_came(crowd: TwinSummary) -> None:
+    registrations = read(crowd.path, "studentRegistration.csv")
+    both = registrations[(registrations["date_registration"] != "?") & (registrations["date_unregistration"] != "?")]
+    assert len(both) > 1_000
+    assert (days_of(both, "date_unregistration") > days_of(both, "date_registration")).all()
 
 
 # -- behavior ------------------------------------------------------------------------------------------
@@ -333,20 +367,41 @@ def test_about_as_many_click_rows_as_documented(tmp_path: Path) -> None:
     assert synthetic.count_students_for(10_655_280) == pytest.approx(28_785, rel=0.01)
 
 
-def test_clicks_and_submissions_belong_to_people_who_were_enrolled(twin: TwinSummary, clicks: pd.DataFrame) -> None:
-    registrations = read(twin.path, "studentRegistration.csv")
-    sites = read(twin.path, "vle.csv")
-    submitted = submissions_of(twin).rename(columns={"date": "cutoff"})
-    assert len(submitted) == twin.rows["studentAssessment.csv"]
-    for events, column in ((clicks, "date"), (submitted, "date_submitted")):
-        joined = events[[*KEY, column]].merge(registrations, on=KEY, how="left")
-        day = days_of(joined, column)
-        assert (day >= days_of(joined, "date_registration")).all()
-        assert ((day < days_of(joined, "date_unregistration")) | (joined["date_unregistration"] == "?")).all()
-    at_site = clicks.merge(sites, on=[*COURSE, "id_site"])
+def assert_enrolled(summary: TwinSummary, events: pd.DataFrame, column: str) -> None:
+    registrations = read(summary.path, "studentRegistration.csv")
+    joined = events[[*KEY, column]].merge(registrations, on=KEY, how="left")
+    day = days_of(joined, column)
+    assert (day >= days_of(joined, "date_registration")).all()
+    assert ((day < days_of(joined, "date_unregistration")) | (joined["date_unregistration"] == "?")).all()
+
+
+def test_clicks_are_of_enrolled_people_on_sites_of_their_course(twin: TwinSummary, clicks: pd.DataFrame) -> None:
+    assert len(clicks) == twin.rows["studentVle.csv"]
+    assert_enrolled(twin, clicks, "date")
+    at_site = clicks.merge(read(twin.path, "vle.csv"), on=[*COURSE, "id_site"])
     assert len(at_site) == len(clicks)
     assert at_site["activity_type"].nunique() >= 10
+    assert days_of(clicks, "sum_click").min() == 1
+
+
+def test_submissions_are_of_enrolled_people(crowd: TwinSummary) -> None:
+    submitted = submissions_of(crowd)
+    assert len(submitted) == crowd.rows["studentAssessment.csv"]
+    assert_enrolled(crowd, submitted, "date_submitted")
     assert days_of(submitted, "score").dropna().between(0, 100).all()
+    assert 0 < (submitted["score"] == "?").sum() < 0.003 * len(submitted)
+    banked = submitted[submitted["is_banked"] == "1"]
+    assert 0 < len(banked) < 0.03 * len(submitted)
+    assert set(banked["date_submitted"]) == {"-1"}
+
+
+def test_who_hands_in_work_was_there_that_day(twin: TwinSummary, clicks: pd.DataFrame) -> None:
+    handed_in = submissions_of(twin)
+    handed_in = handed_in[(handed_in["is_banked"] == "0") & (handed_in["assessment_type"] != "Exam")]
+    days = handed_in[[*KEY, "date_submitted"]].drop_duplicates()
+    assert len(
+        days.merge(clicks[[*KEY, "date"]].drop_duplicates(), left_on=[*KEY, "date_submitted"], right_on=[*KEY, "date"])
+    ) == len(days)
 
 
 def test_late_missed_and_score_follow_the_archetype(crowd: TwinSummary) -> None:
@@ -358,7 +413,9 @@ def test_late_missed_and_score_follow_the_archetype(crowd: TwinSummary) -> None:
     by = submitted.groupby("archetype").agg(late=("is_late", "mean"), score=("score", "mean"), made=("score", "size"))
     made = by["made"] / truth["archetype"].value_counts()
     assert by["late"]["intensive"] < by["late"]["steady"] < by["late"]["irregular"] < by["late"]["late_crammer"]
-    assert by["score"]["barely_present"] < by["score"]["late_crammer"] < by["score"]["steady"] < by["score"]["intensive"]
+    assert (
+        by["score"]["barely_present"] < by["score"]["late_crammer"] < by["score"]["steady"] < by["score"]["intensive"]
+    )
     assert made["barely_present"] < made["fading"] < made["late_crammer"] < made["steady"]
 
 
@@ -402,6 +459,14 @@ def test_timestamps_lie_on_their_day_in_sessions(clicks: pd.DataFrame) -> None:
     assert 60 < gap_seconds[in_session].median() < 300
 
 
+def test_the_longest_session_still_fits_into_its_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(twin_events, "MEAN_GAP_SECONDS", 1_000_000)
+    summary = write_twin(tmp_path / "t", students=200, seed=1, through=THROUGH, knobs=QUIET)
+    frame = read(summary.path, "studentVle.csv")
+    at = pd.to_datetime(frame["clicked_at"]).dt.tz_localize(None)
+    assert (at.dt.normalize() == dated(summary, frame, "date")).all()
+
+
 def test_hours_follow_the_archetype(clicks: pd.DataFrame) -> None:
     evening = (clicks["at"].dt.hour >= 19).groupby(clicks["archetype"]).mean()
     assert evening["late_crammer"] > evening["steady"] > evening["irregular"]
@@ -424,7 +489,9 @@ def test_fading_students_are_told_from_steady_ones_after_the_onset(twin: TwinSum
     stayed = ~(days_of(truth, "date_unregistration") < truth["from"] + 28)
     kept = truth[ended & stayed & truth["archetype"].isin(["steady", "fading"])]
     active = kept.merge(clicks[[*KEY, "day"]].drop_duplicates(), on=KEY)
-    counts = Counter(active[(active["day"] >= active["from"]) & (active["day"] < active["from"] + 28)][KEY].apply(tuple, axis=1))
+    counts = Counter(
+        active[(active["day"] >= active["from"]) & (active["day"] < active["from"] + 28)][KEY].apply(tuple, axis=1)
+    )
     share = kept[KEY].apply(tuple, axis=1).map(lambda k: counts[k] / 28)
     steady, fading = (share[kept["archetype"] == name].to_numpy() for name in ("steady", "fading"))
     assert min(len(steady), len(fading)) >= 20
@@ -447,7 +514,9 @@ def test_fading_students_are_told_from_steady_ones_after_the_onset(twin: TwinSum
         ({"knobs": TwinKnobs(presentations_per_module=0.5)}, "is under 1"),
     ],
 )
-def test_bad_arguments_are_refused_and_nothing_is_written(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+def test_bad_arguments_are_refused_and_nothing_is_written(
+    tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
     arguments: dict[str, Any] = {"students": 200, "seed": 1, "through": THROUGH, **changed}
     with pytest.raises(TwinError, match=message):
         write_twin(tmp_path / "t", **arguments)

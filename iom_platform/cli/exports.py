@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iom_platform.cli.environment import start_platform
-from iom_platform.cli.run import UsageError
+from iom_platform.cli.runs import UsageError
 from iom_platform.settings import Settings
 from iom_platform.tables import Table, find_table
 
@@ -29,7 +29,7 @@ def print_tables() -> None:
     print(f"{'table':<32} {'rows':>12}  {'newest as-of':<12}  home")
     for row in count_tables(settings):
         rows = "absent" if row.rows is None else f"{row.rows:,}"
-        print(f"{row.path:<32} {rows:>12}  {str(row.newest_as_of or ''):<12}  {row.home}")
+        print(f"{row.path:<32} {rows:>12}  {row.newest_as_of or ''!s:<12}  {row.home}")
 
 
 def _read(settings: Settings, table: Table, as_of_on: date | None) -> "pd.DataFrame":

@@ -5,12 +5,11 @@ What a job does belongs to `flow/`.
 
 import sys
 from contextlib import redirect_stdout
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
-from iom_platform.cli.environment import start_platform
+from iom_platform.cli.environment import start_platform, today
 from iom_platform.settings import Settings, load_settings
 
 
@@ -24,10 +23,6 @@ class UsageError(ValueError):
     """The command was asked for something that is not there."""
 
     exit_code = 2
-
-
-def today(settings: Settings) -> date:
-    return datetime.now(ZoneInfo(settings.institution.timezone)).date()
 
 
 def _said(event: Any) -> str:
@@ -58,7 +53,7 @@ def _execute(settings: Settings, job_name: str, partition: str, ops: dict[str, A
         )
     if result.success:
         return
-    failures = {e.step_key: _said(e) for e in result.all_events if e.is_step_failure and e.step_failure_data.error_source}
+    failures = {str(e.step_key): _said(e) for e in result.all_events if e.is_step_failure and e.step_failure_data.error_source}
     for step, said in failures.items():
         print(f"  {step}: {said}", file=sys.stderr)
     raise RunFailed(f"run {result.run_id} of {job_name} failed at {', '.join(failures) or 'its start'}; earlier rows stay as they were.")
@@ -108,7 +103,10 @@ def write_synthetic(out: Path, *, students: int, seed: int, through: date | None
 
     settings = load_settings()
     summary = write_twin(out, students=students, seed=seed, through=through or today(settings))
-    print(summary.describe())
+    rows = ", ".join(f"{name} {count:,}" for name, count in summary.rows.items())
+    running = ", ".join(p.course_id for p in summary.running)
+    print(f"Twin of {summary.students} students through {summary.through} in {summary.path}: {rows}.")
+    print(f"Running on that day: {running}. Its truth, apart from the extract: {summary.truth_path}")
 
 
 def run_demo(*, students: int, seed: int) -> None:
