@@ -125,6 +125,10 @@ class Settings(BaseSettings):
         return self.home / "mlflow"
 
     @property
+    def dbt_path(self) -> Path:
+        return self.home / "dbt"
+
+    @property
     def dagster_path(self) -> Path:
         return self.home / "dagster"
 

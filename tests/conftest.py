@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +13,22 @@ from iom_platform.storage import postgres_server
 from iom_platform.storage.postgres_server import ensure_server, stop_server
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Modules that read the settings when they are imported must not find the checkout's own .iom."""
+    for name in list(os.environ):
+        if (name.startswith("IOM_") and name != "IOM_TEST_DATA") or name.startswith("PG"):
+            del os.environ[name]
+    os.environ["IOM_HOME"] = tempfile.mkdtemp(prefix="iom-collect-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(os.environ["IOM_HOME"], ignore_errors=True)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _clean_environment() -> Iterator[None]:
-    """A shell after `eval "$(iom env)"` must not lead the tests to its server, nor PG* variables to another one."""
+    """No PG* variable or password file of the user's leads the tests to another server."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if (name.startswith("IOM_") and name != "IOM_TEST_DATA") or name.startswith("PG"):
-                patch.delenv(name)
         patch.setenv("PGPASSFILE", os.devnull)
         # a test outlives no power cut, and several servers that sync at once make the disk the bottleneck
         patch.setitem(postgres_server._OPTIONS, "fsync", "off")

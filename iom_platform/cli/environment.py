@@ -35,7 +35,7 @@ def _write_passfile(settings: Settings, server: Server) -> Path:
 
 def platform_variables(settings: Settings, server: Server) -> dict[str, str]:
     """Variables for dagster, dg, dbt and mlflow; the home and its folders exist afterwards."""
-    for folder in (settings.dagster_path, settings.artifact_path):
+    for folder in (settings.dagster_path, settings.artifact_path, settings.dbt_path):
         folder.mkdir(parents=True, exist_ok=True)
     address = f"postgresql://{server.user}@{server.host}:{server.port}"
     variables = {
@@ -47,8 +47,10 @@ def platform_variables(settings: Settings, server: Server) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": f"{address}/mlflow",
         "PGPASSFILE": str(_write_passfile(settings, server).resolve()),
         "DBT_PROJECT_DIR": str(PROJECT_ROOT / "dbt_project"),
+        "DBT_TARGET_PATH": str(settings.dbt_path.resolve()),
+        "DBT_LOG_PATH": str(settings.dbt_path.resolve()),
         "DBT_PROFILES_DIR": str(PROJECT_ROOT / "dbt_project"),
-        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+        "DO_NOT_TRACK": "true",  # dbt and MLflow would call home
         "IOM_INSTITUTION__TIMEZONE": settings.institution.timezone,
         "IOM_WAREHOUSE__MEMORY_LIMIT": settings.warehouse.memory_limit,
     }

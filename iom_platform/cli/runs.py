@@ -70,6 +70,8 @@ def run_source(source: str, path: Path, *, as_of_on: date | None, refit: bool, d
     if as_of_on < settings.institution.first_as_of:
         raise UsageError(f"--as-of {as_of_on} is before institution.first_as_of ({settings.institution.first_as_of}) of iom.yaml")
     delivery = SOURCES[source].open_delivery(path, delivered_on=delivered_on)
+    for notice in delivery.notices:
+        print(f"  note: {notice}", file=sys.stderr)
     settings = start_platform()
     tags = {"iom/source": source, "iom/delivery": delivery.delivery_id, "iom/started_by": "iom run"}
     land = {"source": source, "path": str(path.resolve())}

@@ -17,6 +17,7 @@ from typing import Any
 
 from iom_platform.cli.environment import platform_variables, start_platform
 from iom_platform.settings import PROJECT_ROOT, Settings, environment_with, load_settings
+from iom_platform.storage.model_registry import Registry
 from iom_platform.storage.postgres_server import ensure_server, server_status, stop_server
 
 HOST = "127.0.0.1"
@@ -120,6 +121,7 @@ def serve(*, dagster_port: int, mlflow_port: int) -> None:
         if ports[name] != wanted:
             print(f"Port {wanted} is taken; {name} uses {ports[name]}.")
     variables = platform_variables(settings, ensure_server(settings))
+    Registry.of(settings).prepare()  # MLflow's own server would migrate without a lock
     log_folder = settings.home / "logs"
     log_folder.mkdir(exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -20,6 +20,8 @@ Entity = Literal["course", "assessment", "enrollment"]
 class DeliveryRefused(ValueError):
     """A delivery, or a file of it, is refused whole; one sentence says which file, what is wrong and the remedy."""
 
+    exit_code = 4
+
 
 @dataclass(frozen=True)
 class Field:

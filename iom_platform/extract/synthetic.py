@@ -82,6 +82,8 @@ _DELIVERY_FILE = "delivery.json"
 class TwinError(ValueError):
     """The twin cannot be written; the message is one sentence with its remedy."""
 
+    exit_code = 2
+
 
 @dataclass(frozen=True)
 class PresentationSummary:

@@ -77,7 +77,8 @@ def _load(settings: Settings, con: Any, delivery: "Delivery") -> None:
     from iom_platform.storage.record import save_identities
     from iom_platform.storage.warehouse import append_rows, transaction
 
-    landing = Landing(delivery, load_key(settings), _known_keys(con, delivery.source))
+    known = _known_keys(con, delivery.source) if delivery.scope == "increment" else None
+    landing = Landing(delivery, load_key(settings), known)
     identities: list[tuple[str, str]] = []
     files = []
     with transaction(con):
@@ -160,7 +161,10 @@ def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platfo
     delivery = _open(context, config)
     with open_warehouse(settings, purpose=f"land {delivery.delivery_id}", write=True) as con:
         prepare_warehouse(con)
-        if con.execute("select count(*) from raw.deliveries where delivery_id = ?", [delivery.delivery_id]).fetchone()[0]:
+        before = con.execute("select source from raw.deliveries where delivery_id = ?", [delivery.delivery_id]).fetchone()
+        if before and before[0] != delivery.source:
+            raise refusal(f"these bytes have landed before as source {before[0]}; the same files cannot be two sources.")
+        if before:
             context.log.warning(f"delivery {delivery.delivery_id} has landed before; its bytes are the same, and nothing is loaded again")
         else:
             try:

@@ -3,8 +3,8 @@
 What a feature is belongs to the SQL in `dbt_project/`, not here.
 """
 
-import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -28,38 +28,38 @@ from iom_platform.flow.resources import (
     asset_key,
     refusal,
 )
-from iom_platform.settings import environment_with
+from iom_platform.settings import Settings, apply_environment, environment_with, load_settings
 from iom_platform.tables import DELIVERIES, DELIVERY_SCOPE, STUDENT_TERM
 
-MANIFEST_PATH = DBT_PROJECT_DIR / "target" / "manifest.json"
 
-
-def _manifest_is_stale() -> bool:
-    if not MANIFEST_PATH.exists():
+def _manifest_is_stale(manifest: Path) -> bool:
+    if not manifest.exists():
         return True
-    built = MANIFEST_PATH.stat().st_mtime
-    ours = (p for p in DBT_PROJECT_DIR.rglob("*") if p.suffix in {".sql", ".yml", ".csv"} and "target" not in p.parts)
-    return any(p.stat().st_mtime > built for p in ours)
+    built = manifest.stat().st_mtime
+    return any(p.stat().st_mtime > built for p in DBT_PROJECT_DIR.rglob("*") if p.suffix in {".sql", ".yml", ".csv"})
 
 
-def prepare_manifest() -> Path:
-    """The dbt manifest, parsed anew when a file of the project is newer; swapped in whole."""
-    if not _manifest_is_stale():
-        return MANIFEST_PATH
-    MANIFEST_PATH.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=MANIFEST_PATH.parent) as folder:
+def prepare_manifest(settings: Settings) -> Path:
+    """The dbt manifest in the home, parsed anew when a file of the project is newer; swapped in whole.
+
+    It is parsed under the variables of a run, so that dbt's own start finds its partial parse and is quick.
+    """
+    manifest = settings.dbt_path / "manifest.json"
+    if not _manifest_is_stale(manifest):
+        return manifest
+    settings.dbt_path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=settings.dbt_path) as folder:
         done = subprocess.run(
-            [str(DBT_EXECUTABLE), "--quiet", "parse", "--project-dir", str(DBT_PROJECT_DIR),
-             "--profiles-dir", str(DBT_PROJECT_DIR), "--target-path", folder, "--log-path", folder],
-            capture_output=True, text=True, check=False,
-            env=environment_with(IOM_WAREHOUSE_PATH=str(Path(folder) / "warehouse.duckdb"), IOM_AS_OF_ON="2000-01-01"),
+            [str(DBT_EXECUTABLE), "--quiet", "parse", "--project-dir", str(DBT_PROJECT_DIR), "--profiles-dir", str(DBT_PROJECT_DIR),
+             "--target-path", folder, "--log-path", folder],
+            capture_output=True, text=True, check=False, env=environment_with(
+                IOM_WAREHOUSE_PATH=str(settings.warehouse_path.resolve()), IOM_WAREHOUSE__MEMORY_LIMIT=settings.warehouse.memory_limit),
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"dbt could not parse dbt_project: {done.stdout.strip()[-2000:]}")
         for name in ("partial_parse.msgpack", "manifest.json"):
-            if (Path(folder) / name).exists():
-                os.replace(Path(folder) / name, MANIFEST_PATH.parent / name)
-    return MANIFEST_PATH
+            os.replace(Path(folder) / name, settings.dbt_path / name)
+    return manifest
 
 
 class _Translator(DagsterDbtTranslator):
@@ -133,7 +133,7 @@ def _row_counts(settings: Any, as_of_on: date) -> dict[dg.AssetKey, int]:
 
 
 @dbt_assets(
-    manifest=prepare_manifest(),
+    manifest=prepare_manifest(load_settings()),
     dagster_dbt_translator=_Translator(settings=DagsterDbtTranslatorSettings(enable_source_tests_as_checks=True)),
     partitions_def=AS_OF,
     retry_policy=RETRY,
@@ -147,11 +147,14 @@ def feature_models(context: dg.AssetExecutionContext, config: FeaturesConfig, db
     settings, as_of_on = platform.settings, date.fromisoformat(context.partition_key)
     if context.selected_asset_keys:  # none: only dbt's tests of raw/* were asked for
         _pin_deliveries(context, settings, as_of_on, repin=config.repin)
-    variables = {"as_of_on": as_of_on.isoformat(), "timezone": settings.institution.timezone}
+    # in the environment and not in --vars, which would make dbt parse the whole project anew
+    apply_environment({"IOM_AS_OF_ON": as_of_on.isoformat()})
     with warehouse_lock(settings, purpose=f"dbt build {as_of_on}", exclusive=True):
-        invocation = dbt.cli(["build", "--vars", json.dumps(variables)], context=context, raise_on_error=False)
+        invocation = dbt.cli(["build", "--exclude-resource-type", "unit_test"], context=context, raise_on_error=False)
         events = list(invocation.stream())
         succeeded = invocation.is_successful()
+    if succeeded:
+        shutil.rmtree(invocation.target_path, ignore_errors=True)
     counts = _row_counts(settings, as_of_on)
     for event in events:
         rows = counts.get(context.asset_key_for_output(event.output_name)) if isinstance(event, dg.Output) else None

@@ -43,6 +43,8 @@ _LOCK_KEY = (
 class RegistryError(RuntimeError):
     """The registry refuses or lacks something; the message is one sentence with its remedy."""
 
+    exit_code = 1
+
 
 @dataclass(frozen=True)
 class Registry:

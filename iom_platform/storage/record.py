@@ -72,9 +72,13 @@ _AUDIT_DDL = """CREATE TABLE IF NOT EXISTS audit.exports (
 class RecordError(RuntimeError):
     """The record refuses; the message is one sentence with its remedy and names no person."""
 
+    exit_code = 1
+
 
 class NotAllowed(RecordError):
     """The session may not read identities."""
+
+    exit_code = 6
 
 
 @contextlib.contextmanager

@@ -18,6 +18,8 @@ PARTITION_COLUMNS = ("as_of_on", "fitted_as_of")
 class RowsError(ValueError):
     """Rows do not fit their table; the message names table, column and rule, never a value."""
 
+    exit_code = 1
+
 
 def partition_column(table: Table) -> str:
     """The column that holds a table's as-of day; RowsError where the table is not partitioned."""

@@ -26,6 +26,8 @@ _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LC_ALL"
 class ServerError(RuntimeError):
     """The server cannot be used; the message is one sentence with its remedy and holds no password."""
 
+    exit_code = 1
+
 
 @dataclass(frozen=True)
 class Place:

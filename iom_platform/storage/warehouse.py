@@ -49,6 +49,8 @@ _held: dict[tuple[int, Path], str] = {}  # (thread, file) -> purpose
 class WarehouseError(RuntimeError):
     """The warehouse cannot be used; the message is one sentence with its remedy."""
 
+    exit_code = 1
+
 
 class WarehouseBusy(WarehouseError):
     """Others held the warehouse for longer than warehouse.wait_seconds; a command exits with `exit_code`."""

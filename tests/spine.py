@@ -1,0 +1,92 @@
+"""The whole platform on a home of its own, for tests that land and score with real Dagster, dbt, PostgreSQL and MLflow.
+
+What a test expects belongs to the test.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from iom_platform.cli.environment import start_platform
+from iom_platform.settings import Settings, load_settings
+from iom_platform.storage import record, warehouse
+from iom_platform.storage.postgres_server import stop_server
+from iom_platform.tables import TABLES
+
+IOM = Path(sys.executable).with_name("iom")
+
+
+class Spine:
+    """A started platform; `variables` must be the environment of whatever runs on it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def land(self, path: Path, delivered_on: date, source: str = "synthetic") -> dg.ExecuteInProcessResult:
+        ops = {"land_delivery": {"config": {"source": source, "path": str(path)}}}
+        return self._execute("land_delivery", delivered_on, ops)
+
+    def score(self, as_of_on: date, *, refit: bool = False, repin: bool = False) -> dg.ExecuteInProcessResult:
+        ops = {"fit_model": {"config": {"refit": refit}}, "dbt_build": {"config": {"repin": repin}}}
+        return self._execute("score_day", as_of_on, ops)
+
+    def _execute(self, job: str, day: date, ops: dict[str, Any]) -> dg.ExecuteInProcessResult:
+        from iom_platform.definitions import defs
+
+        with dg.DagsterInstance.get() as instance:
+            return defs.resolve_job_def(job).execute_in_process(
+                run_config={"ops": ops, "loggers": {"progress": {}}}, partition_key=day.isoformat(), instance=instance, raise_on_error=False
+            )
+
+    def iom(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """The command as a user calls it, in a process of its own."""
+        return subprocess.run([str(IOM), *arguments], capture_output=True, text=True, check=False, env={**os.environ, **variables}, timeout=600)
+
+    def hashes(self, as_of_on: date | None = None) -> dict[str, str]:
+        """Hash of every table that exists, or of its rows of one day where it has days."""
+        found: dict[str, str] = {}
+        with warehouse.open_warehouse(self.settings, purpose="hash tables", write=False) as con:
+            present = {f"{s}/{t}" for s, t in con.execute("select table_schema, table_name from information_schema.tables").fetchall()}
+            for table in TABLES:
+                if table.home == "warehouse" and table.path in present and (as_of_on is None or "as_of_on" in table.column_names):
+                    found[table.path] = warehouse.hash_table(con, table, as_of_on)
+        with record.open_record(self.settings) as conn:
+            for table in TABLES:
+                if table.home == "record" and (as_of_on is None or "as_of_on" in table.column_names):
+                    found[table.path] = record.hash_table(conn, table, as_of_on)
+        return found
+
+
+def materialized(result: dg.ExecuteInProcessResult) -> set[str]:
+    """The asset keys that a run materialized, as stage/table."""
+    return {e.asset_key.to_user_string() for e in result.all_events if e.is_step_materialization and e.asset_key}
+
+
+def red_checks(result: dg.ExecuteInProcessResult) -> set[tuple[str, str]]:
+    """(stage/table, check) of the red checks of severity ERROR."""
+    return {
+        (c.asset_key.to_user_string(), c.check_name)
+        for c in result.get_asset_check_evaluations()
+        if not c.passed and c.severity == dg.AssetCheckSeverity.ERROR
+    }
+
+
+@contextmanager
+def spine_at(home: Path, **variables: str) -> Iterator[Spine]:
+    """A platform whose state lies in `home`; the environment is as before afterwards, and the server is stopped."""
+    before = dict(os.environ)
+    os.environ.update({"IOM_HOME": str(home), **variables})
+    try:
+        start_platform()
+        yield Spine(load_settings())
+    finally:
+        stop_server(load_settings())
+        os.environ.clear()
+        os.environ.update(before)
