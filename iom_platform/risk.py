@@ -283,10 +283,8 @@ def fit_risk(
         )
     values, is_applicable = measure_components(frame)
     own, clusters = _own_scores(values, is_applicable)[known], _clusters(labels, len(frame))[known]
-    # sums over sorted values, so that the order of rows does not move the last bits
-    means = {
-        int(c): round(float(np.sort(own[clusters == c]).mean()), 6) for c in np.unique(clusters[~np.isnan(clusters)])
-    }
+    # rounded, so that the order of rows does not move the last bits
+    means = {int(c): round(float(own[clusters == c].mean()), 6) for c in np.unique(clusters[~np.isnan(clusters)])}
     scores = _blend(own, clusters, means, cluster_weight)
     return RiskModel(
         cluster_means=means,

@@ -30,7 +30,7 @@ class Spine:
         self.settings = settings
 
     def land(self, path: Path, delivered_on: date, source: str = "synthetic") -> dg.ExecuteInProcessResult:
-        ops = {"land_delivery": {"config": {"source": source, "path": str(path)}}}
+        ops = {"load_delivery": {"config": {"source": source, "path": str(path)}}}
         return self._execute("land_delivery", delivered_on, ops)
 
     def score(self, as_of_on: date, *, refit: bool = False, repin: bool = False) -> dg.ExecuteInProcessResult:

@@ -76,7 +76,7 @@ def run_source(source: str, path: Path, *, as_of_on: date | None, refit: bool, d
     tags = {"iom/source": source, "iom/delivery": delivery.delivery_id, "iom/started_by": "iom run"}
     land = {"source": source, "path": str(path.resolve())}
     print(f"Landing {source} delivery {delivery.delivery_id} of {delivery.delivered_on} ...", file=sys.stderr)
-    _execute(settings, "land_delivery", delivery.delivered_on.isoformat(), {"land_delivery": {"config": land}}, tags)
+    _execute(settings, "land_delivery", delivery.delivered_on.isoformat(), {"load_delivery": {"config": land}}, tags)
     print(f"Scoring {as_of_on} ...", file=sys.stderr)
     ops: dict[str, Any] = {"fit_model": {"config": {"refit": refit}}, "dbt_build": {"config": {"repin": repin}}}
     _execute(settings, "score_day", as_of_on.isoformat(), ops, tags | {"iom/as_of_on": as_of_on.isoformat()})

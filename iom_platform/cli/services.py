@@ -91,6 +91,19 @@ def _wait_until_up(name: str, url: str, process: "subprocess.Popen[bytes]", log:
     raise ServiceFailed(f"{name} did not answer on {url}; read {log}")
 
 
+def _check_code_location(port: int) -> None:
+    """Dagster's UI comes up empty where the definitions do not load; say so here, not there."""
+    query = "{workspaceOrError{... on Workspace{locationEntries{locationOrLoadError{... on PythonError{message}}}}}}"
+    request = urllib.request.Request(
+        f"http://{HOST}:{port}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        entries = json.load(answer)["data"]["workspaceOrError"].get("locationEntries", [])
+    problems = [(e["locationOrLoadError"] or {}).get("message") for e in entries]
+    if not entries or any(problems):
+        raise ServiceFailed(f"Dagster could not load iom_platform: {next(filter(None, problems), 'no code location').splitlines()[0]}")
+
+
 def _end(processes: dict[str, "subprocess.Popen[bytes]"]) -> None:
     for process in processes.values():
         if process.poll() is None:
@@ -137,6 +150,7 @@ def serve(*, dagster_port: int, mlflow_port: int) -> None:
         print("Starting Dagster and MLflow ...", flush=True)
         for name, path in (("dagster", "/server_info"), ("mlflow", "/health")):
             _wait_until_up(name, f"http://{HOST}:{ports[name]}{path}", processes[name], log_folder / f"{name}.log")
+        _check_code_location(ports["dagster"])
         print(f"{_links(state)}\nThe nightly schedule is on. Ctrl-C ends all.", flush=True)
         while all(p.poll() is None for p in processes.values()):
             time.sleep(1)

@@ -151,7 +151,7 @@ _CHECKS = [suite_spec(t, partitions_def=DELIVERED) for t in OULAD_TABLES] + [
 ]
 
 
-@dg.multi_asset(specs=_SPECS, check_specs=_CHECKS, partitions_def=DELIVERED, retry_policy=RETRY, backfill_policy=ONE_DAY, name="land_delivery")
+@dg.multi_asset(specs=_SPECS, check_specs=_CHECKS, partitions_def=DELIVERED, retry_policy=RETRY, backfill_policy=ONE_DAY, name="load_delivery")
 def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platform: Platform) -> Iterator[Any]:
     """Land a delivery whole or not at all; the same bytes again change nothing; red checks leave it unaccepted."""
     from iom_platform.extract.source import DeliveryRefused

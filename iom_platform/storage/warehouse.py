@@ -329,9 +329,10 @@ def hash_table(con: "duckdb.DuckDBPyConnection", table: Table, as_of_on: date | 
     where, values = ("", []) if as_of_on is None else (f" WHERE {partition_column(table)} = ?", [as_of_on])
     # a length before each value: ('a', 'bc') and ('ab', 'c') must differ, and null from ''
     parts = ", ".join(f"coalesce(length({c}::VARCHAR) || ':' || {c}::VARCHAR, '-')" for c in table.stable_columns)
-    count, total = con.execute(
+    # fetchall: a row fetched alone leaves the result open, and DuckDB then refuses the connection's next read
+    [(count, total)] = con.execute(
         f"SELECT count(*), coalesce(sum(md5_number_lower(concat({parts}))), 0) FROM {table.sql_name}{where}", values
-    ).fetchone() or (0, 0)
+    ).fetchall()
     return hashlib.sha256(f"{table.path} {count} {total}".encode()).hexdigest()
 
 

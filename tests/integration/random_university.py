@@ -1,11 +1,14 @@
-"""A small random university as raw tables: two sources, corrected deliveries, and the edges that definitions turn on.
+"""A small random university as raw tables, and loaded: two sources, corrected deliveries, edges that definitions turn on.
 
 What follows from these rows is not said here: expected values come from the pandas oracle.
 """
 
+from collections.abc import Callable
 from datetime import date
+from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 
@@ -14,6 +17,8 @@ from iom_platform import tables
 LATE = date(2013, 12, 16)  # registrations and presentations have edges on this day
 RAW = tuple(t for t in tables.TABLES if t.stage == "raw")
 ROLES = ["oucontent", "subpage", "forumng", "homepage", "quiz", "externalquiz", "resource", "url", "hologram"]
+TYPES = {"text": "varchar", "int": "integer", "bigint": "bigint", "float": "double precision", "bool": "boolean",
+         "date": "date", "timestamp": "timestamp"}  # fmt: skip
 Frames = dict[str, pd.DataFrame]
 
 
@@ -51,7 +56,9 @@ def _enrollments(rng: np.random.Generator, course: Any, students: int) -> pd.Dat
     })  # fmt: skip
 
 
-def _clicks(rng: np.random.Generator, course: Any, pseudonyms: list[str], sites: np.ndarray, timed: bool) -> pd.DataFrame:
+def _clicks(
+    rng: np.random.Generator, course: Any, pseudonyms: list[str], sites: np.ndarray, timed: bool
+) -> pd.DataFrame:
     """Student 6 never clicks, 7 clicks once, 8 every day, 9 only before the start; sites 1 of 20 unknown."""
     rows = []
     for n, pseudonym in enumerate(pseudonyms):
@@ -61,7 +68,9 @@ def _clicks(rng: np.random.Generator, course: Any, pseudonyms: list[str], sites:
             site = 999_000 if rng.random() < 0.05 else int(rng.choice(sites))
             rows.append((pseudonym, site, int(day), int(rng.integers(1, 20))))
     frame = pd.DataFrame(rows, columns=["student_pseudonym", "id_site", "date", "sum_click"])
-    frame = frame.assign(source=course.source, code_module=course.code_module, code_presentation=course.code_presentation)
+    frame = frame.assign(
+        source=course.source, code_module=course.code_module, code_presentation=course.code_presentation
+    )
     minutes = rng.choice([0, 1, 29, 30, 31, 60, 700, 1410, 1439], len(frame))
     at = pd.to_datetime(_starts_on(course)) + pd.to_timedelta(frame.date, "D") + pd.to_timedelta(minutes, "min")
     frame["clicked_at"] = (at if timed else pd.Series(pd.NaT, frame.index)).astype("datetime64[us]")
@@ -80,7 +89,9 @@ def _assessments(course: Any, base: int) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _submissions(rng: np.random.Generator, assessments: pd.DataFrame, pseudonyms: list[str]) -> pd.DataFrame:
-    frame = assessments[["source", "id_assessment", "date"]].merge(pd.DataFrame({"student_pseudonym": pseudonyms}), how="cross")
+    frame = assessments[["source", "id_assessment", "date"]].merge(
+        pd.DataFrame({"student_pseudonym": pseudonyms}), how="cross"
+    )
     frame = frame[rng.random(len(frame)) < 0.7].reset_index(drop=True)
     frame["is_banked"] = rng.random(len(frame)) < 0.1
     handed_in = frame.date.fillna(80) + rng.integers(-10, 8, len(frame))
@@ -132,10 +143,45 @@ def random_university(seed: int) -> Frames:
                         "scope": scope, "sha256": name, "is_accepted": is_accepted, "landed_at": pd.Timestamp(2014, 1, day)}  # fmt: skip
             landed["deliveries"].append(pd.DataFrame([delivery]))
             for table, frame in frames.items():
-                traced = frame.assign(delivery_id=delivery["delivery_id"], file_name=f"{table}.csv", file_row=range(1, len(frame) + 1))
+                traced = frame.assign(
+                    delivery_id=delivery["delivery_id"], file_name=f"{table}.csv", file_row=range(1, len(frame) + 1)
+                )
                 landed[table].append(traced)
     empty = {t.name: pd.DataFrame({c.name: pd.Series(dtype="object") for c in t.columns}) for t in RAW}
     return {
         t.name: pd.concat(landed[t.name], ignore_index=True)[list(t.column_names)] if landed[t.name] else empty[t.name]
         for t in RAW
     }
+
+
+def create_raw(execute: Callable[[str], Any]) -> None:
+    """The schema raw with its tables, through any engine's `execute`."""
+    execute("create schema raw")
+    for table in RAW:
+        columns = ", ".join(f'"{c.name}" {TYPES[c.dtype]}' for c in table.columns)
+        execute(f"create table {table.sql_name} ({columns})")
+
+
+def load_warehouse(path: Path, raw: Frames) -> Path:
+    """A new DuckDB file with the raw tables."""
+    with duckdb.connect(str(path)) as warehouse:
+        create_raw(warehouse.execute)
+        for table in RAW:
+            frame = raw[table.name]
+            if len(frame):
+                warehouse.register("frame", frame)
+                casts = ", ".join(f'cast("{c.name}" as {TYPES[c.dtype]})' for c in table.columns)
+                warehouse.execute(f"insert into {table.sql_name} select {casts} from frame")
+                warehouse.unregister("frame")
+    return path
+
+
+def copy_to_postgres(cursor: Any, table: tables.Table, frame: pd.DataFrame, path: Path) -> None:
+    """COPY by way of DuckDB's CSV, which writes each type as PostgreSQL reads it."""
+    if len(frame):
+        with duckdb.connect() as connection:
+            connection.register("frame", frame)
+            casts = ", ".join(f'cast("{c.name}" as {TYPES[c.dtype]})' for c in table.columns)
+            connection.execute(f"copy (select {casts} from frame) to '{path}' (header false)")
+        with path.open() as rows:
+            cursor.copy_expert(f"copy {table.sql_name} from stdin csv", rows)

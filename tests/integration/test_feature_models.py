@@ -4,7 +4,7 @@ Expected values come from tests/performance/plain_features.py; none is written d
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,37 +16,23 @@ import pytest
 
 from iom_platform import tables
 from iom_platform.settings import PROJECT_ROOT, environment_with, load_settings
-from tests.integration.random_university import LATE, RAW, Frames, random_university
+from tests.integration.random_university import (
+    LATE,
+    RAW,
+    Frames,
+    copy_to_postgres,
+    create_raw,
+    load_warehouse,
+    random_university,
+)
 from tests.performance.plain_features import plain_student_term
 
 EARLY = date(2013, 10, 20)
 ZONE = "Europe/London"  # its clocks change between the two days
 FEATURES = tuple(t for t in tables.TABLES if t.stage == "features")
-TYPES = {"text": "varchar", "int": "integer", "bigint": "bigint", "float": "double precision", "bool": "boolean",
-         "date": "date", "timestamp": "timestamp"}  # fmt: skip
 
 
 # -- warehouse and dbt --------------------------------------------------------------------------------
-
-
-def _create_raw(execute: Callable[[str], Any]) -> None:
-    execute("create schema raw")
-    for table in RAW:
-        columns = ", ".join(f'"{c.name}" {TYPES[c.dtype]}' for c in table.columns)
-        execute(f"create table {table.sql_name} ({columns})")
-
-
-def _load(path: Path, raw: Frames) -> Path:
-    with duckdb.connect(str(path)) as warehouse:
-        _create_raw(warehouse.execute)
-        for table in RAW:
-            frame = raw[table.name]
-            if len(frame):
-                warehouse.register("frame", frame)
-                casts = ", ".join(f'cast("{c.name}" as {TYPES[c.dtype]})' for c in table.columns)
-                warehouse.execute(f"insert into {table.sql_name} select {casts} from frame")
-                warehouse.unregister("frame")
-    return path
 
 
 class Dbt:
@@ -60,12 +46,18 @@ class Dbt:
         shutil.copy(snapshot, self.warehouse)
         return self.warehouse
 
-    def __call__(self, command: str, as_of_on: date | str, *args: str, check: bool = True, **variables: str) -> list[Any]:
+    def __call__(
+        self, command: str, as_of_on: date | str, *args: str, check: bool = True, **variables: str
+    ) -> list[Any]:
         """Results of the nodes; with `check` every one must have succeeded."""
         from dbt.adapters.duckdb.connections import DuckDBConnectionManager
         from dbt.cli.main import dbtRunner
 
-        settings = {"IOM_WAREHOUSE_PATH": str(self.warehouse), "IOM_AS_OF_ON": str(as_of_on), "IOM_INSTITUTION__TIMEZONE": ZONE}
+        settings = {
+            "IOM_WAREHOUSE_PATH": str(self.warehouse),
+            "IOM_AS_OF_ON": str(as_of_on),
+            "IOM_INSTITUTION__TIMEZONE": ZONE,
+        }
         project = str(PROJECT_ROOT / "dbt_project")
         with pytest.MonkeyPatch.context() as patch:
             for name, value in (settings | variables).items():
@@ -106,7 +98,9 @@ def _assert_matches_oracle(actual: pd.DataFrame, expected: pd.DataFrame) -> None
             continue
         found, wanted = actual[column.name], expected[column.name]
         if column.dtype in ("int", "bigint", "float"):
-            found, wanted = (pd.to_numeric(v).astype("float64").to_numpy(dtype=float, na_value=np.nan) for v in (found, wanted))
+            found, wanted = (
+                pd.to_numeric(v).astype("float64").to_numpy(dtype=float, na_value=np.nan) for v in (found, wanted)
+            )
             tolerance = 1e-9 if column.dtype == "float" else 0
             np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance * 1e-3, err_msg=column.name)
         else:
@@ -127,7 +121,7 @@ def raw() -> Frames:
 @pytest.fixture(scope="module")
 def built(dbt: Dbt, raw: Frames, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A snapshot with both days built, the later one first."""
-    _load(dbt.warehouse, raw)
+    load_warehouse(dbt.warehouse, raw)
     dbt("build", LATE)
     dbt("run", EARLY)
     return Path(shutil.copy(dbt.warehouse, tmp_path_factory.mktemp("built")))
@@ -149,14 +143,26 @@ def test_days_and_weeks_add_up_to_the_term(built: Path) -> None:
     days = _read(built, tables.STUDENT_DAY)
     assert set(days.as_of_on.dt.date) == {EARLY}
     assert (days.active_on.dt.date <= EARLY).all()
-    totals = days.groupby(["student_pseudonym", "course_id"])[["clicks", "logins", "session_minutes"]].sum().reindex(term.index)
+    totals = (
+        days.groupby(["student_pseudonym", "course_id"])[["clicks", "logins", "session_minutes"]]
+        .sum()
+        .reindex(term.index)
+    )
     assert (totals.clicks.fillna(0) == term.clicks_total.fillna(0)).all()
     assert (totals.logins.fillna(0) == term.logins_total.fillna(0)).all()
     np.testing.assert_allclose(totals.session_minutes.fillna(0), term.time_spent_minutes.fillna(0).astype(float))
     weeks = _read(built, tables.STUDENT_WEEK)
     assert (weeks.groupby(["student_pseudonym", "course_id"]).size().reindex(term.index) == term.course_week).all()
-    assert (weeks.groupby(["student_pseudonym", "course_id"]).days_elapsed.sum().reindex(term.index) == term.course_day + 1).all()
-    since_start = days[days.course_day >= 0].groupby(["student_pseudonym", "course_id"]).clicks.sum().reindex(term.index).fillna(0)
+    assert (
+        weeks.groupby(["student_pseudonym", "course_id"]).days_elapsed.sum().reindex(term.index) == term.course_day + 1
+    ).all()
+    since_start = (
+        days[days.course_day >= 0]
+        .groupby(["student_pseudonym", "course_id"])
+        .clicks.sum()
+        .reindex(term.index)
+        .fillna(0)
+    )
     assert (weeks.groupby(["student_pseudonym", "course_id"]).clicks.sum().reindex(term.index) == since_start).all()
 
 
@@ -257,7 +263,7 @@ PLANTS = {
 def test_a_planted_violation_turns_each_source_red_and_stops_the_build(dbt: Dbt, raw: Frames) -> None:
     assert set(PLANTS) == {t.name for t in RAW}, "a raw table without a plant"
     dbt.warehouse.unlink(missing_ok=True)
-    with duckdb.connect(str(_load(dbt.warehouse, raw))) as connection:
+    with duckdb.connect(str(load_warehouse(dbt.warehouse, raw))) as connection:
         for plant in PLANTS.values():
             connection.execute(plant)
     results = dbt("build", EARLY, check=False)
@@ -274,7 +280,14 @@ def test_a_planted_violation_turns_each_source_red_and_stops_the_build(dbt: Dbt,
 def test_a_wrong_day_or_zone_is_refused(dbt: Dbt, built: Path, as_of_on: str, zone: str, complaint: str) -> None:
     dbt.restart_from(built)
     with pytest.raises(Exception, match=complaint):
-        dbt("compile", as_of_on, "--select", "int_visits_summarized", "int_courses_dated", IOM_INSTITUTION__TIMEZONE=zone)
+        dbt(
+            "compile",
+            as_of_on,
+            "--select",
+            "int_visits_summarized",
+            "int_courses_dated",
+            IOM_INSTITUTION__TIMEZONE=zone,
+        )
 
 
 @pytest.fixture
@@ -289,25 +302,14 @@ def server_variables(raw: Frames, tmp_path: Path) -> Iterator[dict[str, str]]:
         connection = psycopg2.connect(server.url("iom"))
         with connection, connection.cursor() as cursor:
             cursor.execute("drop schema if exists raw cascade")
-            _create_raw(cursor.execute)
+            create_raw(cursor.execute)
             for table in RAW:
-                _copy(cursor, table, raw[table.name], tmp_path / "rows.csv")
+                copy_to_postgres(cursor, table, raw[table.name], tmp_path / "rows.csv")
         connection.close()
         yield {"IOM_PGHOST": server.host, "IOM_PGPORT": str(server.port), "IOM_PGUSER": server.user,
                "IOM_PGPASSWORD": server.password, "IOM_PGDATABASE": "iom"}  # fmt: skip
     finally:
         stop_server(settings)
-
-
-def _copy(cursor: Any, table: tables.Table, frame: pd.DataFrame, path: Path) -> None:
-    """COPY by way of DuckDB's CSV, which writes each type as PostgreSQL reads it."""
-    if len(frame):
-        with duckdb.connect() as connection:
-            connection.register("frame", frame)
-            casts = ", ".join(f'cast("{c.name}" as {TYPES[c.dtype]})' for c in table.columns)
-            connection.execute(f"copy (select {casts} from frame) to '{path}' (header false)")
-        with path.open() as rows:
-            cursor.copy_expert(f"copy {table.sql_name} from stdin csv", rows)
 
 
 def test_postgresql_computes_the_same_features(dbt: Dbt, built: Path, server_variables: dict[str, str]) -> None:
@@ -319,14 +321,18 @@ def test_postgresql_computes_the_same_features(dbt: Dbt, built: Path, server_var
     with connection, connection.cursor() as cursor:
         for table in FEATURES:
             wanted = _read(built, table, EARLY)
-            collated = ", ".join(f'{key} collate "C"' if table.name and key in ("student_pseudonym", "course_id") else key for key in table.key)
+            collated = ", ".join(
+                f'{key} collate "C"' if key in ("student_pseudonym", "course_id") else key for key in table.key
+            )
             cursor.execute(f"select {', '.join(table.stable_columns)} from {table.sql_name} order by {collated}")
             found = pd.DataFrame(cursor.fetchall(), columns=list(table.stable_columns))
             assert len(found) == len(wanted) > 0
             for column in table.columns:
                 if column.kind == "volatile":
                     continue
-                left, right = (f[column.name].astype("object").where(f[column.name].notna(), None) for f in (found, wanted))
+                left, right = (
+                    f[column.name].astype("object").where(f[column.name].notna(), None) for f in (found, wanted)
+                )
                 if column.dtype == "date":
                     right = right.map(lambda value: value and value.date())
                 assert left.tolist() == right.tolist(), f"{table.name}.{column.name}"
@@ -347,16 +353,22 @@ def oulad(dbt: Dbt) -> Path:
     path = dbt.warehouse
     path.unlink(missing_ok=True)
     with duckdb.connect(str(path)) as warehouse:
-        _create_raw(warehouse.execute)
-        warehouse.execute("insert into raw.deliveries values ('one', 'oulad', '2015-01-01', 'full', 'one', true, '2015-01-01')")
+        create_raw(warehouse.execute)
+        warehouse.execute(
+            "insert into raw.deliveries values ('one', 'oulad', '2015-01-01', 'full', 'one', true, '2015-01-01')"
+        )
         for table in tables.OULAD_TABLES:
             stem = table.name.removeprefix("oulad_").replace("student_", "student ").title().replace(" ", "")
             file = folder / f"{stem[0].lower()}{stem[1:]}.csv"
             read = f"read_csv('{file}', header = true, all_varchar = true, nullstr = '?')"
-            delivered = {name for (name,) in warehouse.sql(f"select column_name from (describe from {read})").fetchall()}
+            delivered = {
+                name for (name,) in warehouse.sql(f"select column_name from (describe from {read})").fetchall()
+            }
             special = {"source": "'oulad'", "delivery_id": "'one'", "file_name": f"'{file.name}'", "file_row": "row_number() over ()",
                        "student_pseudonym": "substr(md5('key' || id_student), 1, 16)"}  # fmt: skip
-            columns = ", ".join(special.get(c.name, f'"{c.name}"' if c.name in delivered else "null") for c in table.columns)
+            columns = ", ".join(
+                special.get(c.name, f'"{c.name}"' if c.name in delivered else "null") for c in table.columns
+            )
             warehouse.execute(f"insert into {table.sql_name} select {columns} from {read}")
     return path
 

@@ -5,6 +5,7 @@ It shares nothing with the SQL but the definitions; no storage, no settings and 
 
 import hashlib
 from datetime import date
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,7 +63,7 @@ def _without_nullable(table: pd.DataFrame) -> pd.DataFrame:
     return table.astype(changed)
 
 
-def _divide(numerator, denominator) -> np.ndarray:
+def _divide(numerator: Any, denominator: Any) -> np.ndarray:
     """Quotient as floats; NaN where the denominator is 0."""
     top = np.asarray(numerator, dtype=float)
     bottom = np.asarray(denominator, dtype=float)
@@ -114,9 +115,7 @@ def _cohort(raw: dict[str, pd.DataFrame], deliveries: pd.DataFrame, courses: pd.
     return cohort
 
 
-def _clicks(
-    table: pd.DataFrame, deliveries: pd.DataFrame, courses: pd.DataFrame, cohort: pd.DataFrame
-) -> pd.DataFrame:
+def _clicks(table: pd.DataFrame, deliveries: pd.DataFrame, courses: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFrame:
     """The cohort's click rows with their row number in `cohort` as `row`; marks observed courses in `cohort`."""
     clicks = table.merge(deliveries, on="delivery_id").merge(courses[[*COURSE, "course_day"]], on=COURSE)
     clicks = clicks[clicks.date <= clicks.course_day]
@@ -254,9 +253,7 @@ def _submission_columns(
     assessments = assessments[assessments.assessment_type != "Exam"].merge(courses, on=COURSE)
     assessments["cut_off"] = assessments.date.fillna(assessments.presentation_length_days)
     assessments["is_due"] = assessments.cut_off <= assessments.course_day
-    submissions = _newest(
-        raw["oulad_student_assessment"], deliveries, ["source", "id_assessment", "student_pseudonym"]
-    )
+    submissions = _newest(raw["oulad_student_assessment"], deliveries, ["source", "id_assessment", "student_pseudonym"])
     wanted = [*COURSE, "id_assessment", "assessment_type", "cut_off", "is_due", "course_day"]
     made = submissions.merge(assessments[wanted], on=["source", "id_assessment"])
     made = made.merge(cohort[ENROLLMENT].assign(row=cohort.index), on=ENROLLMENT)

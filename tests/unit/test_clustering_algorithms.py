@@ -90,20 +90,38 @@ def test_a_student_is_scored_alike_alone_and_among_classmates(algorithm: str) ->
 
 
 @EVERY
+def test_row_order_moves_no_bit_where_there_are_no_clear_groups(algorithm: str) -> None:
+    """Without groups the start decides the end, so a fit that draws it by row number would show."""
+    random = np.random.default_rng(5)
+    frame = pd.DataFrame(random.random((400, len(MODEL_INPUTS))), columns=list(MODEL_INPUTS))
+    centers = al.ALGORITHMS[algorithm].centers
+    found = [centers(fit(f, algorithm, 5)[-1]) for f in (frame, frame.sample(frac=1, random_state=1))]
+    np.testing.assert_array_equal(*found)
+
+
+@EVERY
+def test_confidence_is_rounded_against_the_last_bits(algorithm: str) -> None:
+    frame = make_snapshot()
+    confidence = al.assign(fit(frame, algorithm), frame)[1]
+    np.testing.assert_array_equal(confidence, np.round(confidence, 6))
+
+
+@EVERY
 def test_reordering_keeps_the_density(algorithm: str) -> None:
     """Labels, probabilities and centers move together; a forgotten array would show here."""
     frame = make_snapshot()
     model = fit(frame, algorithm)
     scaled, entry = al.scale(model, frame), al.ALGORITHMS[algorithm]
-    before, score = al.assign(model, frame)[0], model[-1].score(scaled)
-    order = np.array([2, 0, 1])
-    entry.reorder(model[-1], order)
-    np.testing.assert_array_equal(order[al.assign(model, frame)[0]], before)
-    assert model[-1].score(scaled) == pytest.approx(score)
-    if hasattr(model[-1], "precisions_"):
-        np.testing.assert_allclose(
-            model[-1].precisions_ @ model[-1].covariances_, np.tile(np.eye(len(MODEL_INPUTS)), (3, 1, 1)), atol=1e-6
-        )
+    score = model[-1].score(scaled)
+    # two orders, as one alone may undo the order of the fit
+    for order in (np.array([2, 0, 1]), np.array([1, 0, 2])):
+        before = al.assign(model, frame)[0]
+        entry.reorder(model[-1], order)
+        np.testing.assert_array_equal(order[al.assign(model, frame)[0]], before)
+        assert model[-1].score(scaled) == pytest.approx(score)
+        if hasattr(model[-1], "precisions_"):
+            unit = np.tile(np.eye(len(MODEL_INPUTS)), (3, 1, 1))
+            np.testing.assert_allclose(model[-1].precisions_ @ model[-1].covariances_, unit, atol=1e-6)
 
 
 @EVERY

@@ -98,3 +98,8 @@ def test_schedule_and_failure_sensor_are_on_by_default() -> None:
     repository = defs.get_repository_def()
     assert [s.default_status for s in repository.schedule_defs] == [dg.DefaultScheduleStatus.RUNNING]
     assert repository.get_sensor_def("failed_run_speaks").default_status == dg.DefaultSensorStatus.RUNNING
+
+
+def test_the_code_location_loads_as_the_ui_loads_it() -> None:
+    """Definitions that resolve one by one can still clash by name when the UI loads them all."""
+    defs.get_repository_def().load_all_definitions()

@@ -1,5 +1,7 @@
 """Generalization hierarchies, the fit, its application and its proof. Attacks live in tests/privacy."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -101,32 +103,30 @@ def test_named_levels_read_as_documented() -> None:
     assert row["imd_band"] == "10-20%"
 
 
-def test_a_value_outside_the_hierarchy_never_passes_even_at_level_0() -> None:
-    published, _ = ka.apply_generalization(make_cell(9, region="12 Elm Street"), make_levels("AAA-2013J"), k=5)
+@pytest.mark.parametrize("value", ["12 Elm Street", 7, ""])
+def test_a_value_outside_the_hierarchy_never_passes_even_at_level_0(value: object) -> None:
+    published, _ = ka.apply_generalization(make_cell(9, region=value), make_levels("AAA-2013J"), k=5)
     assert set(published["region"]) == {"*"}
     assert set(published["gender"]) == {"M"}
 
 
-def test_fit_finds_the_least_loss_of_the_lattice() -> None:
-    frame = make_cohort(150, seed=3, courses=("AAA-2013J",))
-    levels = ka.fit_generalization(frame, k=5, max_suppressed_share=0.1).set_index("quasi_identifier")["level"]
+@pytest.mark.parametrize("seed", [3, 11])
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_fit_finds_the_least_loss_of_the_whole_lattice(seed: int, share: float) -> None:
+    frame = make_cohort(60, seed=seed, courses=("AAA-2013J",))
+    losses = {n: [row[ka._leaf_codes(frame[n], ka._ladder(n))] for row in ka._ladder(n).loss] for n in ka.GENERALIZED}
 
-    def measure(chosen: dict[str, int]) -> tuple[float, float]:
-        published, _ = ka.apply_generalization(frame, make_levels("AAA-2013J", **chosen), k=5)
-        lost = sum(
-            np.where(
-                published["is_suppressed"], 1.0, ka._ladder(n).loss[chosen[n]][ka._leaf_codes(frame[n], ka._ladder(n))]
-            )
-            for n in ka.GENERALIZED
-        )
-        return float(lost.mean()), float(published["is_suppressed"].mean())
+    def measure(levels: tuple[int, ...]) -> tuple[float, float]:
+        chosen = dict(zip(ka.GENERALIZED, levels, strict=True))
+        hidden = ka.apply_generalization(frame, make_levels("AAA-2013J", **chosen), k=5)[0]["is_suppressed"]
+        lost = [np.where(hidden, 1.0, losses[n][chosen[n]]).mean() for n in ka.GENERALIZED]
+        return float(np.mean(lost)), float(hidden.mean())
 
-    best = measure({n: int(levels[n]) for n in ka.GENERALIZED})
-    assert best[1] <= 0.1
-    random = np.random.default_rng(1)
-    for _ in range(40):
-        loss, share = measure({n: int(random.integers(0, TOP[n] + 1)) for n in ka.GENERALIZED})
-        assert share > 0.1 or loss >= best[0] - 1e-9
+    fitted = ka.fit_generalization(frame, k=5, max_suppressed_share=share).set_index("quasi_identifier")["level"]
+    found, hidden_share = measure(tuple(int(fitted[n]) for n in ka.GENERALIZED))
+    assert hidden_share <= share
+    every = [measure(levels) for levels in itertools.product(*(range(TOP[n] + 1) for n in ka.GENERALIZED))]
+    assert found == pytest.approx(min(loss for loss, hidden in every if hidden <= share))
 
 
 def test_fit_does_not_depend_on_row_order() -> None:
@@ -159,6 +159,13 @@ def test_rows_of_unlisted_values_count_as_suppressed() -> None:
     published, _ = ka.apply_generalization(frame, make_levels("AAA-2013J"), k=5)
     assert published["is_suppressed"].sum() == 5
     assert ka.prove_kanonymity(published, k=5).empty
+
+
+def test_unlisted_rows_are_the_suppressed_group_whatever_their_number() -> None:
+    unlisted = {name: "elsewhere" for name in ka.GENERALIZED}
+    frame = pd.concat([make_cell(8), make_cell(10, start=8, **unlisted), make_cell(3, start=18, region="Scotland")])
+    published, _ = ka.apply_generalization(frame, make_levels("AAA-2013J"), k=5)
+    assert published["is_suppressed"].tolist() == [False] * 8 + [True] * 13
 
 
 def test_top_levels_suppress_nothing_more() -> None:

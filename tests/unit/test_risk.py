@@ -238,9 +238,10 @@ def test_scoring_is_frozen_and_by_row() -> None:
 
 
 def test_fit_does_not_depend_on_row_order() -> None:
-    frame, labels = make_cohort()
-    order = np.random.default_rng(1).permutation(len(frame))
-    assert fit(frame, labels) == fit(frame.iloc[order], labels[order])
+    frame, labels = make_cohort(3000)
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(len(frame))
+        assert fit(frame, labels) == fit(frame.iloc[order], labels[order])
 
 
 def test_a_cohort_of_equals_has_no_high() -> None:
@@ -260,6 +261,15 @@ def test_the_cluster_weighs_as_stated() -> None:
     plain = score(BAD, labels=[0], model=risk.RiskModel({0: 0.9}, 0.5, 0.3, 0.0, 1)).iloc[0]["risk_score"]
     mixed = score(BAD, labels=[0], model=risk.RiskModel({0: 0.9}, 0.5, 0.3, 0.4, 1)).iloc[0]["risk_score"]
     assert mixed == pytest.approx(0.6 * plain + 0.4 * 0.9, abs=1e-5)
+
+
+def test_few_clicks_are_told_only_where_few_active_days_are_not() -> None:
+    calm = risk.RiskModel({}, 0.99, 0.01, 0.0, 1)
+    few = {**GOOD, "clicks_28d_to_peers": 0.1, "clicks_last_28_days": 22, "days_since_last_activity": 0}
+    clicks = "22 clicks in the last 28 days; peers' median is 200"
+    reasons = score(few, {**few, "active_days_28d_to_peers": 0.25}, model=calm)[["reason_1", "reason_2", "reason_3"]]
+    assert clicks in reasons.iloc[0].tolist()
+    assert clicks not in reasons.iloc[1].tolist()
 
 
 def test_a_level_without_a_single_strong_sign_says_so() -> None:
