@@ -3,10 +3,11 @@
 What a test expects belongs to the test.
 """
 
+import csv
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -37,8 +38,16 @@ class Spine:
         ops = {"fit_model": {"config": {"refit": refit}}, "dbt_build": {"config": {"repin": repin}}}
         return self._execute("score_day", as_of_on, ops)
 
-    def _execute(self, job: str, day: date, ops: dict[str, Any]) -> dg.ExecuteInProcessResult:
+    def run_part(self, selection: dg.AssetSelection, day: date, ops: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
+        """A run of a part of the graph, as its selection in the UI starts it."""
         from iom_platform.definitions import defs
+
+        part = dg.Definitions.merge(defs, dg.Definitions(jobs=[dg.define_asset_job("part", selection=selection)]))
+        return self._execute("part", day, ops or {}, part)
+
+    def _execute(self, job: str, day: date, ops: dict[str, Any], defs: dg.Definitions | None = None) -> dg.ExecuteInProcessResult:
+        if defs is None:
+            from iom_platform.definitions import defs
 
         with dg.DagsterInstance.get() as instance:
             return defs.resolve_job_def(job).execute_in_process(
@@ -48,6 +57,12 @@ class Spine:
     def iom(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """The command as a user calls it, in a process of its own."""
         return subprocess.run([str(IOM), *arguments], capture_output=True, text=True, check=False, env={**os.environ, **variables}, timeout=600)
+
+    def start(self, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
+        """The command as a user calls it, in a process that goes on meanwhile."""
+        return subprocess.Popen(
+            [str(IOM), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables}
+        )
 
     def hashes(self, as_of_on: date | None = None) -> dict[str, str]:
         """Hash of every table that exists, or of its rows of one day where it has days."""
@@ -76,6 +91,24 @@ def red_checks(result: dg.ExecuteInProcessResult) -> set[tuple[str, str]]:
         for c in result.get_asset_check_evaluations()
         if not c.passed and c.severity == dg.AssetCheckSeverity.ERROR
     }
+
+
+def said(result: dg.ExecuteInProcessResult) -> list[str]:
+    """The sentences of the steps that failed."""
+    failures = [e.step_failure_data for e in result.all_events if e.is_step_failure]
+    return [str(f.user_failure_data.description) for f in failures if f.user_failure_data]
+
+
+def set_columns(file: Path, change: Callable[[int, dict[str, str]], dict[str, str]]) -> None:
+    """Rewrite a delivered CSV file; `change` gets a record's number, from 1, and its values, and returns the new ones."""
+    with file.open(newline="") as stream:
+        reader = csv.DictReader(stream)
+        records = [{**record, **change(number, record)} for number, record in enumerate(reader, start=1)]
+        names = list(reader.fieldnames or ())
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, names)
+        writer.writeheader()
+        writer.writerows(records)
 
 
 @contextmanager

@@ -233,16 +233,6 @@ def estimator_params(*, algorithm: str, n_clusters: int, max_iterations: int, se
     return {"algorithm": algorithm, **params}
 
 
-def hash_snapshot(frame: pd.DataFrame) -> str:
-    """sha256 over the sorted rows of the model inputs as little-endian float64; the order of rows does not matter."""
-    values = _select_inputs(frame).to_numpy(dtype="<f8", copy=True) + 0.0  # -0.0 becomes 0.0
-    values[np.isnan(values)] = np.nan
-    values = values[np.lexsort(values.T[::-1])]
-    digest = hashlib.sha256(json.dumps([list(MODEL_INPUTS), len(values)]).encode())
-    digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
-
-
 def fit_key(snapshot_hash: str, params: Mapping[str, Any], seed: int, code_version: str = CODE_VERSION) -> str:
     """The identity of a fit: equal keys mean an equal model, so a registered one is reused. 64 hex digits."""
     parts = {"snapshot": snapshot_hash, "params": dict(params), "seed": seed, "code": code_version}

@@ -5,7 +5,7 @@ What an algorithm, a profile or a quality figure is belongs to `iom_platform.clu
 
 import base64
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "student_clusters"
 SILHOUETTE_CHECK = "silhouette"
+ROWS_PER_CLUSTER = 10  # fewer rows a cluster would describe single students
 
 
 def _spec(table: Table, *deps: Table) -> dg.AssetSpec:
@@ -49,66 +50,112 @@ class FitConfig(dg.Config):
     refit: bool = False  # fit on this day although an earlier champion could score it
 
 
-def _register(settings: Settings, frame: "pd.DataFrame", as_of_on: date, *, key: str, digest: str, dagster_run: str) -> dict[str, Any]:
-    """Fit on the snapshot and register the version in MLflow; the row for `clustering/promotions`."""
+@dataclass(frozen=True)
+class Snapshot:
+    """What a model is fitted on: the day's rows that get a level, their digest, and the run that asked."""
+
+    frame: "pd.DataFrame"
+    as_of_on: date
+    digest: str
+    dagster_run_id: str
+
+    def fit_key(self, settings: Settings, params: dict[str, Any]) -> str:
+        from iom_platform.clustering.algorithms import fit_key
+
+        return fit_key(self.digest, {**params, **settings.risk.model_dump()}, settings.clustering.seed)
+
+
+def _take_snapshot(cohort: "pd.DataFrame", as_of_on: date, dagster_run_id: str) -> Snapshot:
+    from iom_platform.risk import find_unknown
+    from iom_platform.storage.rows import hash_rows, shape_rows
+
+    known = [reason is None for reason in find_unknown(cohort)]
+    frame = cohort[known].reset_index(drop=True)
+    return Snapshot(frame, as_of_on, hash_rows(ANONYMIZED_STUDENT_TERM, shape_rows(ANONYMIZED_STUDENT_TERM, frame)), dagster_run_id)
+
+
+def _register(settings: Settings, snapshot: Snapshot, params: dict[str, Any]) -> dict[str, Any]:
+    """Fit on the snapshot and register the version in MLflow with its measures, profile and risk cut-offs."""
     from iom_platform.clustering.algorithms import assign, estimator_params, fit, scale
     from iom_platform.clustering.profiles import plot_profiles, profile_clusters
     from iom_platform.clustering.quality import measure_quality
     from iom_platform.risk import fit_risk
     from iom_platform.storage.model_registry import Registry
 
-    params = settings.clustering.model_dump()
+    frame, day = snapshot.frame, snapshot.as_of_on.isoformat()
     model = fit(frame[list(MODEL_INPUTS)], **params)
     labels, _ = assign(model, frame[list(MODEL_INPUTS)])
-    risk_model = fit_risk(frame, labels, **settings.risk.model_dump())
     quality = measure_quality(
-        scale(model, frame), labels, seed=settings.clustering.seed, estimator=model[-1], course_ids=frame["course_id"].to_numpy()
+        scale(model, frame), labels, seed=params["seed"], estimator=model[-1], course_ids=frame["course_id"].to_numpy()
     )
     profiles = profile_clusters(frame, labels)
     version, run_id = Registry.of(settings).log_fit(
         model=model,
-        risk_model=asdict(risk_model),
+        risk_model=asdict(fit_risk(frame, labels, **settings.risk.model_dump())),
         inputs=frame[list(MODEL_INPUTS)],
         params=estimator_params(**params),
         metrics={name: float(value) for name, value in quality.items() if value is not None},
-        tags={"fit_key": key, "trained_as_of": as_of_on.isoformat(), "dagster_run_id": dagster_run},
+        tags={"fit_key": snapshot.fit_key(settings, params), "trained_as_of": day, "dagster_run_id": snapshot.dagster_run_id},
         plots={"profiles.png": plot_profiles(profiles)},
         profiles=profiles,
         model_name=MODEL_NAME,
-        run_name=f"{params['algorithm']} k={params['n_clusters']} {as_of_on}",
-        dataset={"name": ANONYMIZED_STUDENT_TERM.path, "digest": digest, "rows": len(frame), "as_of_on": as_of_on.isoformat()},
+        run_name=f"{params['algorithm']} k={params['n_clusters']} {day}",
+        dataset={"name": ANONYMIZED_STUDENT_TERM.path, "digest": snapshot.digest, "rows": len(frame), "as_of_on": day},
     )
     return {"model_version": version, "mlflow_run_id": run_id}
 
 
-def _promote(settings: Settings, frame: "pd.DataFrame", as_of_on: date, *, refit: bool, dagster_run: str) -> tuple[dict[str, Any] | None, str]:
-    """The day's champion and how it came to be: kept, reused, or fitted now; None where nothing can be fitted."""
-    from iom_platform.clustering.algorithms import fit_key, hash_snapshot
+def _fit_or_find(settings: Settings, snapshot: Snapshot, algorithm: str, *, refit: bool) -> dict[str, Any]:
+    """The registered version of this snapshot and algorithm; an equal fit is reused unless a refit is forced."""
+    from iom_platform.storage.model_registry import Registry
+
+    params = {**settings.clustering.model_dump(), "algorithm": algorithm}
+    found = None if refit else Registry.of(settings).find_version_by_fit_key(MODEL_NAME, snapshot.fit_key(settings, params))
+    made = found or _register(settings, snapshot, params)
+    return {"algorithm": algorithm, "fit_key": snapshot.fit_key(settings, params), **made}
+
+
+def _promote(context: dg.AssetExecutionContext, settings: Settings, snapshot: Snapshot, *, refit: bool) -> dict[str, Any]:
+    """Fit every algorithm on the snapshot, so that they can be compared; promote the one that the settings name."""
+    from iom_platform.clustering.algorithms import ALGORITHMS
     from iom_platform.storage.model_registry import Registry
     from iom_platform.storage.record import champion_for, open_record, save_promotion
+
+    named = settings.clustering.algorithm
+    row = {
+        "model_name": MODEL_NAME,
+        "trained_as_of": snapshot.as_of_on,
+        "reason": "forced refit" if refit else f"first model trained on or before {snapshot.as_of_on}",
+        "promoted_at": datetime.now(UTC).replace(tzinfo=None),
+        **_fit_or_find(settings, snapshot, named, refit=refit),
+    }
+    for algorithm in ALGORITHMS:
+        if algorithm != named:
+            try:
+                _fit_or_find(settings, snapshot, algorithm, refit=refit)
+            except ValueError as error:
+                context.log.warning(f"{algorithm} could not be fitted for comparison: {error}")
+    with open_record(settings) as conn:
+        save_promotion(conn, row)
+        newest = champion_for(conn, MODEL_NAME, date.max)
+    Registry.of(settings).set_champion(MODEL_NAME, newest["model_version"] if newest else row["model_version"])
+    return row
+
+
+def _see_to_champion(context: dg.AssetExecutionContext, settings: Settings, as_of_on: date, *, refit: bool) -> tuple[dict[str, Any] | None, str]:
+    """The day's champion and how it came to be: kept, or fitted now; None where nothing can be fitted."""
+    from iom_platform.storage.record import champion_for, open_record
 
     with open_record(settings) as conn:
         champion = champion_for(conn, MODEL_NAME, as_of_on)
     if champion and not refit:
         return champion, f"kept version {champion['model_version']}, trained as of {champion['trained_as_of']}"
-    if len(frame) < 10 * settings.clustering.n_clusters:
-        return None, f"no model: {len(frame)} observed enrollments with enough data are too few to fit {settings.clustering.n_clusters} clusters"
-    digest = hash_snapshot(frame)
-    key = fit_key(digest, {**settings.clustering.model_dump(), **settings.risk.model_dump()}, settings.clustering.seed)
-    registry = Registry.of(settings)
-    found = None if refit else registry.find_version_by_fit_key(MODEL_NAME, key)
-    made = found or _register(settings, frame, as_of_on, key=key, digest=digest, dagster_run=dagster_run)
-    reason = "forced refit" if refit else f"first model trained on or before {as_of_on}"
-    row = {
-        "model_name": MODEL_NAME, "algorithm": settings.clustering.algorithm, "trained_as_of": as_of_on, "fit_key": key,
-        "reason": reason, "promoted_at": datetime.now(UTC).replace(tzinfo=None), **made,
-    }  # fmt: skip
-    with open_record(settings) as conn:
-        save_promotion(conn, row)
-        newest = champion_for(conn, MODEL_NAME, date.max)
-    if newest:
-        registry.set_champion(MODEL_NAME, newest["model_version"])
-    return row, f"promoted version {row['model_version']}: {reason}"
+    snapshot = _take_snapshot(read_cohort(settings, as_of_on), as_of_on, context.run_id)
+    rows, clusters = len(snapshot.frame), settings.clustering.n_clusters
+    if rows < ROWS_PER_CLUSTER * clusters:
+        return None, f"no model: {rows} observed enrollments with enough data are too few to fit {clusters} clusters"
+    row = _promote(context, settings, snapshot, refit=refit)
+    return row, f"promoted version {row['model_version']} ({row['algorithm']}): {row['reason']}"
 
 
 @dg.multi_asset(
@@ -121,13 +168,10 @@ def _promote(settings: Settings, frame: "pd.DataFrame", as_of_on: date, *, refit
 )  # fmt: skip
 def promotions(context: dg.AssetExecutionContext, config: FitConfig, platform: Platform) -> Iterator[Any]:
     """See that the day has a champion that was trained on or before it; fit and promote one where it has none."""
-    from iom_platform.risk import find_unknown
     from iom_platform.storage.model_registry import Registry
 
     settings, as_of_on = platform.settings, date.fromisoformat(context.partition_key)
-    cohort = read_cohort(settings, as_of_on)
-    known = [reason is None for reason in find_unknown(cohort)]
-    champion, how = _promote(settings, cohort[known].reset_index(drop=True), as_of_on, refit=config.refit, dagster_run=context.run_id)
+    champion, how = _see_to_champion(context, settings, as_of_on, refit=config.refit)
     context.log.info(how)
     metadata: dict[str, Any] = {"decision": how}
     silhouette = None
