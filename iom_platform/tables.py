@@ -251,7 +251,7 @@ _TERM_BEHAVIOR = _columns(
     ("active_days_last_14_days", "int", "Active days among the last 14."),
     ("active_days_last_28_days", "int", "Active days among the last 28."),
     ("clicks_14d_to_history", "float", "r / (r + h): r = clicks per day of the last 14 days, h = before them from day 0; 0.5 is unchanged; null before day 28 or where both are 0."),
-    ("clicks_anomaly_score", "float", "Robust z of the last 7 days' clicks against the student's earlier 7-day blocks: (x - median) / (1.4826 MAD + 1)."),
+    ("clicks_anomaly_score", "float", "Robust z of the last 7 days' clicks against the student's earlier 7-day blocks: (x - median) / (1.4826 MAD + 1); null under 3 earlier blocks or if never active."),
     ("days_since_last_activity", "int", "Whole days since the last active day; null if never active."),
     ("weekday_entropy_share", "float", "Entropy of active days over weekdays divided by ln 7, 0-1; null if never active."),
     ("weekly_autocorrelation", "float", "Lag-7 autocorrelation of the daily active indicator since day 0; null before day 21 or when constant."),
@@ -261,11 +261,11 @@ _TERM_BEHAVIOR = _columns(
     ("session_minutes_mean", "float", "Mean minutes per session; null without timestamps."),
     ("time_spent_minutes", "float", "Minutes in sessions, the learner summary's time_spent; null without timestamps."),
     ("submissions_due", "int", "!Assessments with cut-off on or before the as-of day, exams aside."),
-    ("submissions_made", "int", "!Submissions on or before the as-of day."),
-    ("submissions_late", "int", "!Submissions after their cut-off."),
+    ("submissions_made", "int", "!Submissions on or before the as-of day, exams aside; banked ones are made."),
+    ("submissions_late", "int", "!Submissions after their cut-off, exams aside; banked ones are never late."),
     ("submissions_missed", "int", "!Assessments due and not submitted."),
     ("submissions_missed_share", "float", "Missed over due, 0-1; null while none is due."),
-    ("score_pct_mean", "float", "Mean score of submissions, the learner summary's avg_score, 0-100; null without a score."),
+    ("score_pct_mean", "float", "Mean score of submissions, exams and banked ones aside, the learner summary's avg_score, 0-100; null without a score."),
     ("score_pct_slope", "float", "Least-squares slope of score per submission in order of submission; null under 2 scores."),
     ("accuracy_share", "float", "Mean score of computer-marked submissions over 100, the learner summary's accuracy; null without one."),
     ("topic_progress_share", "float", "Distinct sites visited over the course's sites, the learner summary's topic_progress; null where not observed."),
@@ -275,7 +275,7 @@ _TERM_BEHAVIOR = _columns(
     ("clicks_28d_to_peers", "float", "x / (x + peer median), 0-1; 0.5 is the peer median; null where both are 0."),
 )  # fmt: skip
 _PROVENANCE = _columns(
-    "volatile", ("delivery_set", "text", "!First 16 hex digits of the md5 over the sorted delivery ids used.")
+    "volatile", ("delivery_set", "text", "!First 16 hex digits of the md5 over the sorted delivery ids used, joined by newlines.")
 )
 QUASI_IDENTIFIERS = ("course_id", "gender", "region", "highest_education", "imd_band", "age_band")
 _DEMOGRAPHICS = tuple(c for c in OULAD_STUDENT_INFO.columns if c.name in QUASI_IDENTIFIERS)

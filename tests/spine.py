@@ -96,7 +96,12 @@ def red_checks(result: dg.ExecuteInProcessResult) -> set[tuple[str, str]]:
 def said(result: dg.ExecuteInProcessResult) -> list[str]:
     """The sentences of the steps that failed."""
     failures = [e.step_failure_data for e in result.all_events if e.is_step_failure]
-    return [str(f.user_failure_data.description) for f in failures if f.user_failure_data]
+    return [str(f.user_failure_data.description if f.user_failure_data else f.error_display_string) for f in failures]
+
+
+def succeed(result: dg.ExecuteInProcessResult) -> None:
+    """Every step of the run was green, else the test fails with what the red ones said."""
+    assert result.success, said(result)
 
 
 def set_columns(file: Path, change: Callable[[int, dict[str, str]], dict[str, str]]) -> None:

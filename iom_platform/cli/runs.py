@@ -40,16 +40,18 @@ def _execute(settings: Settings, job_name: str, partition: str, ops: dict[str, A
     import dagster as dg
 
     from iom_platform.definitions import defs
+    from iom_platform.flow.liveness import PROCESS_TAG, condemn_dead_runs, own_mark
 
     log_folder = settings.home / "logs"
     log_folder.mkdir(exist_ok=True)
     with dg.DagsterInstance.get() as instance, open(log_folder / "dbt.log", "a") as log, redirect_stdout(log):
+        condemn_dead_runs(instance)
         result = defs.resolve_job_def(job_name).execute_in_process(
             run_config={"ops": ops, "loggers": {"progress": {}}},
             partition_key=partition,
             instance=instance,
             raise_on_error=False,
-            tags=tags,
+            tags={**tags, PROCESS_TAG: own_mark()},
         )
     if result.success:
         return
@@ -69,6 +71,8 @@ def run_source(source: str, path: Path, *, as_of_on: date | None, refit: bool, d
     as_of_on = as_of_on or today(settings)
     if as_of_on < settings.institution.first_as_of:
         raise UsageError(f"--as-of {as_of_on} is before institution.first_as_of ({settings.institution.first_as_of}) of iom.yaml")
+    if as_of_on > today(settings):
+        raise UsageError(f"--as-of {as_of_on} has not come yet in the institution's time zone; today is {today(settings)}")
     delivery = SOURCES[source].open_delivery(path, delivered_on=delivered_on)
     for notice in delivery.notices:
         print(f"  note: {notice}", file=sys.stderr)

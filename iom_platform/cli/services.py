@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from iom_platform.cli.environment import platform_variables, start_platform
+from iom_platform.flow.liveness import own_mark, process_mark
 from iom_platform.settings import PROJECT_ROOT, Settings, environment_with, load_settings
 from iom_platform.storage.model_registry import Registry
 from iom_platform.storage.postgres_server import ensure_server, server_status, stop_server
@@ -45,26 +46,13 @@ def _free_port(preferred: int) -> int:
     raise ServiceFailed("no free port on loopback")
 
 
-def _start_time(pid: int) -> str | None:
-    """When the process began, in clock ticks since boot; tells a reused pid from ours."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        try:
-            os.kill(pid, 0)
-        except OSError:
-            return None
-        return "unknown"
-
-
 def running(settings: Settings) -> dict[str, Any] | None:
     """What `iom up` wrote of itself, if that process still lives."""
     try:
         state = json.loads(_state_path(settings).read_text())
     except (OSError, ValueError):
         return None
-    began = _start_time(state["pid"])
-    return state if began is not None and began == state["began"] else None
+    return state if process_mark(state["pid"]) == state.get("mark") else None
 
 
 def _commands(settings: Settings, ports: dict[str, int], variables: dict[str, str]) -> dict[str, list[str]]:
@@ -139,7 +127,7 @@ def serve(*, dagster_port: int, mlflow_port: int) -> None:
     log_folder.mkdir(exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     processes: dict[str, subprocess.Popen[bytes]] = {}
-    state = {"pid": os.getpid(), "began": _start_time(os.getpid()), **ports}
+    state = {"pid": os.getpid(), "mark": own_mark(), **ports}
     try:
         for name, command in _commands(settings, ports, variables).items():
             with open(log_folder / f"{name}.log", "ab") as log:

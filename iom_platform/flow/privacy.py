@@ -59,6 +59,8 @@ def _levels_for(con: Any, frame: "pd.DataFrame", as_of_on: date, settings: Any) 
 )
 def anonymized_student_term(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
     """Generalize the quasi-identifiers of one cohort, suppress small cells, prove k, and only then publish."""
+    import pandas as pd
+
     from iom_platform.privacy.kanonymity import apply_generalization, prove_kanonymity
     from iom_platform.storage.warehouse import open_warehouse, read_table, replace_partition
 
@@ -92,7 +94,9 @@ def anonymized_student_term(context: dg.AssetExecutionContext, platform: Platfor
             checks=(proof,),
             metadata=counts,
         )
-        rows = replace_partition(con, GENERALIZATIONS, as_of_on, fitted) if len(fitted) else 0
+        # with those fitted on this day before: a course that a repin brings must not push the others' levels out
+        of_day = levels[levels["fitted_as_of"] == pd.Timestamp(as_of_on)]
+        rows = replace_partition(con, GENERALIZATIONS, as_of_on, of_day) if len(fitted) else 0
         yield dg.MaterializeResult(
             asset_key=asset_key(GENERALIZATIONS),
             metadata={"dagster/partition_row_count": rows, "courses_fitted": int(fitted["course_id"].nunique())},

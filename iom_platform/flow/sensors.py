@@ -5,6 +5,8 @@ Who is notified, and how, belongs to the notifications capability once it is bui
 
 import dagster as dg
 
+from iom_platform.flow.liveness import condemn_dead_runs
+
 
 @dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=30)
 def failed_run_speaks(context: dg.RunFailureSensorContext) -> None:
@@ -17,4 +19,11 @@ def failed_run_speaks(context: dg.RunFailureSensorContext) -> None:
     )
 
 
-SENSORS = (failed_run_speaks,)
+@dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=60)
+def dead_runs_end(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Fail the runs of `iom run` commands that were killed, so that the nightly run does not wait for them."""
+    condemned = condemn_dead_runs(context.instance)
+    return dg.SkipReason(f"ended {', '.join(condemned)}" if condemned else "no run of a dead process")
+
+
+SENSORS = (failed_run_speaks, dead_runs_end)

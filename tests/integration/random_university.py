@@ -23,9 +23,10 @@ Frames = dict[str, pd.DataFrame]
 
 
 def _courses(source: str) -> pd.DataFrame:
-    """A usual start, a delivered start, one that ends on the last day, one over before it, one never observed."""
+    """A usual and a delivered start, one ending on LATE, one over before it, two never observed, one so from day 20 on."""
     rows = [("AAA", "2013J", 120, None), ("BBB", "2013J", 90, date(2013, 9, 23)), ("CCC", "2013J", 76, None),
-            ("DDD", "2013B", 240, None), ("EEE", "2013J", 100, None), ("EEE", "2014B", 100, None)]  # fmt: skip
+            ("DDD", "2013B", 240, None), ("EEE", "2013J", 100, None), ("EEE", "2014B", 100, None),
+            ("FFF", "2013J", 100, None)]  # fmt: skip
     columns = ["code_module", "code_presentation", "module_presentation_length", "presentation_starts_on"]
     return pd.DataFrame(rows, columns=columns).assign(source=source)
 
@@ -114,7 +115,8 @@ def _source(rng: np.random.Generator, source: str, timed: bool) -> Frames:
         parts["oulad_vle"].append(sites)
         parts["oulad_student_assessment"].append(_submissions(rng, assessments, pseudonyms))
         if course.code_module != "EEE":
-            parts["oulad_student_vle"].append(_clicks(rng, course, pseudonyms, sites.id_site.to_numpy(), timed))
+            clicks = _clicks(rng, course, pseudonyms, sites.id_site.to_numpy(), timed)
+            parts["oulad_student_vle"].append(clicks[(course.code_module != "FFF") | (clicks.date >= 20)])
     return {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
 
 

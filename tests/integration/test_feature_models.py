@@ -207,7 +207,7 @@ def _add_noise(warehouse: Path, as_of_on: date, first_noisy: int) -> None:
         for statement in (
             f"""update raw.oulad_student_info t set final_result = case final_result when 'Pass' then 'Withdrawn' else 'Pass' end
                 from noisy n where {course} and n.length >= n.day and not {left}""",
-            f"""update raw.oulad_student_vle t set sum_click = 9999, id_site = 1, clicked_at = null
+            f"""update raw.oulad_student_vle t set sum_click = 9999, id_site = 1, clicked_at = null, date = t.date + 1
                 from noisy n where {course} and t.date >= n.day""",
             f"""update raw.oulad_student_assessment t set score = 1, is_banked = false,
                 date_submitted = date_submitted + case when date_submitted > n.day then -1 else 1 end
@@ -254,14 +254,12 @@ PLANTS = {
     "oulad_student_assessment": "update raw.oulad_student_assessment set score = 101 where id_assessment = 1000",
     "oulad_student_vle": "update raw.oulad_student_vle set sum_click = 0 where date = 3",
     "deliveries": "update raw.deliveries set scope = 'partial' where delivery_id = 'more-beta'",
-    "files": "insert into raw.files values ('full-beta', 'a.csv', 'oulad_vle', 'x', 10, 8, 1)",
-    "quarantine": "insert into raw.quarantine values ('beta', 'full-beta', 'a.csv', 1, null, null, null, 'send it again')",
-    "delivery_scope": f"insert into raw.delivery_scope values (date '{EARLY}', 'nowhere')",
+    "delivery_scope": f"insert into raw.delivery_scope values (date '{EARLY}', 'nowhere'), (date '{EARLY}', 'nowhere')",
 }
 
 
 def test_a_planted_violation_turns_each_source_red_and_stops_the_build(dbt: Dbt, raw: Frames) -> None:
-    assert set(PLANTS) == {t.name for t in RAW}, "a raw table without a plant"
+    assert set(PLANTS) == {t.name for t in RAW} - {"files", "quarantine"}, "a source without a plant"
     dbt.warehouse.unlink(missing_ok=True)
     with duckdb.connect(str(load_warehouse(dbt.warehouse, raw))) as connection:
         for plant in PLANTS.values():

@@ -19,7 +19,7 @@ from iom_platform.extract.synthetic import write_twin
 from iom_platform.settings import PROJECT_ROOT
 from iom_platform.storage import record, warehouse
 from iom_platform.tables import STUDENT_RISK, TABLES
-from tests.spine import Spine, spine_at
+from tests.spine import Spine, spine_at, succeed
 
 KEY = "6c" * 32
 AS_OF = date(2025, 3, 1)
@@ -48,7 +48,9 @@ def _write(frames: Frames, folder: Path, delivered_on: date, scope: str = "full"
 
 def _days(frame: pd.DataFrame, courses: pd.DataFrame) -> pd.Series:
     """The course day of AS_OF for each row; rows of submissions carry their course through the assessment."""
-    start = frame[COURSE].merge(courses[[*COURSE, "presentation_starts_on"]], on=COURSE, how="left", validate="many_to_one")
+    start = frame[COURSE].merge(
+        courses[[*COURSE, "presentation_starts_on"]], on=COURSE, how="left", validate="many_to_one"
+    )
     days = (pd.Timestamp(AS_OF) - pd.to_datetime(start["presentation_starts_on"])).dt.days
     return days.set_axis(frame.index)
 
@@ -126,7 +128,9 @@ def _replace_clicks(frames: Frames, people: pd.DataFrame, rng: np.random.Generat
     begin = pd.to_datetime(drawn["presentation_starts_on"]) + pd.to_timedelta(day, unit="D")
     at = begin + pd.to_timedelta(rng.integers(0, 86_400, len(drawn)), unit="s")
     noise = drawn[[*COURSE, "id_student"]].assign(
-        id_site=[rng.choice(sites[m, p]) for m, p in zip(drawn["code_module"], drawn["code_presentation"], strict=True)],
+        id_site=[
+            rng.choice(sites[m, p]) for m, p in zip(drawn["code_module"], drawn["code_presentation"], strict=True)
+        ],
         date=day.astype(str),
         sum_click=rng.integers(1, 500, len(drawn)).astype(str),
         clicked_at=at.dt.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -156,6 +160,16 @@ def correct_the_past(frames: Frames, rows: slice, *, is_increment: bool) -> Fram
     return {**frames, "studentVle": clicks, "studentAssessment": made}
 
 
+def add_course(frames: Frames) -> Frames:
+    """The same extract and one more presentation, a copy of a running one's enrollments that nobody clicked in."""
+    model = running_courses(frames).iloc[0]
+    added = dict(frames)
+    for name in ("courses", "studentInfo", "studentRegistration"):
+        rows = frames[name][(frames[name][COURSE] == model[COURSE].tolist()).all(axis=1)]
+        added[name] = pd.concat([frames[name], rows.assign(code_module="TWX")], ignore_index=True)
+    return added
+
+
 # -- two homes -----------------------------------------------------------------------------------------
 
 
@@ -178,6 +192,8 @@ class Story:
     levels: pd.DataFrame
     original_frames: Frames
     noisy_frames: Frames
+    generalized_courses: set[str]
+    repinned_courses: set[str]
 
 
 @pytest.fixture(scope="module")
@@ -189,13 +205,13 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     noisy_frames = replace_the_future(frames, seed=8)
     first, noisy = _write(frames, folder / "first", DELIVERED), _write(noisy_frames, folder / "noisy", DELIVERED)
     with spine_at(folder / "noisy home", IOM_PSEUDONYM_KEY=KEY) as spine:
-        assert spine.land(noisy, DELIVERED).success
-        assert spine.score(AS_OF).success
+        succeed(spine.land(noisy, DELIVERED))
+        succeed(spine.score(AS_OF))
         noisy_hashes = published(spine)
         noisy_warehouse = Path(shutil.copy(spine.settings.warehouse_path, folder / "noisy.duckdb"))
     with spine_at(folder / "home", IOM_PSEUDONYM_KEY=KEY) as spine:
-        assert spine.land(first, DELIVERED).success
-        assert spine.score(AS_OF).success
+        succeed(spine.land(first, DELIVERED))
+        succeed(spine.score(AS_OF))
         original = published(spine)
         original_warehouse = Path(shutil.copy(spine.settings.warehouse_path, folder / "original.duckdb"))
         with record.open_record(spine.settings) as conn:
@@ -203,24 +219,33 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         later = []
         for number, is_increment in enumerate((True, False), start=1):
             day = DELIVERED + timedelta(days=number)
-            corrected = correct_the_past(frames if is_increment else noisy_frames, slice(number, None, 3), is_increment=is_increment)
+            corrected = correct_the_past(
+                frames if is_increment else noisy_frames, slice(number, None, 3), is_increment=is_increment
+            )
+            corrected = corrected if is_increment else add_course(corrected)
             path = _write(corrected, folder / f"correction {number}", day, "increment" if is_increment else "full")
-            assert spine.land(path, day).success
-            assert spine.score(AS_OF).success
+            succeed(spine.land(path, day))
+            succeed(spine.score(AS_OF))
             later.append(published(spine))
-        assert spine.score(AS_OF, repin=True).success
+        succeed(spine.score(AS_OF, repin=True))
+        with warehouse.open_warehouse(spine.settings, purpose="look at levels", write=False) as con:
+            generalized, cohorts = (
+                {row[0] for row in con.execute(f"select distinct course_id from anonymized.{name}").fetchall()}
+                for name in ("generalizations", "student_term")
+            )
         yield Story(
-            original, noisy_hashes, *later, published(spine), original_warehouse, noisy_warehouse, levels, frames, noisy_frames
-        )
+            original, noisy_hashes, *later, published(spine), original_warehouse, noisy_warehouse, levels, frames, noisy_frames,
+            generalized, cohorts,
+        )  # fmt: skip
 
 
 def test_noise_is_noise(story: Story) -> None:
-    """Both extracts hold much after the day, and agree in nothing of it."""
-    for name, day in (("studentVle", "date"), ("studentAssessment", "date_submitted"), ("studentRegistration", "date_unregistration")):
+    """Each extract holds rows that the other has not; what they share is the past."""
+    for name in ("studentVle", "studentAssessment", "studentRegistration"):
         one, other = (f[name] for f in (story.original_frames, story.noisy_frames))
-        common = one.merge(other, how="inner")
-        assert len(other) - len(common.drop_duplicates()) > 20, (name, day)
-        assert len(one) - len(common.drop_duplicates()) > 5, (name, day)
+        common = one.merge(other, how="inner").drop_duplicates()
+        assert len(other) - len(common) > 20, name
+        assert len(one) - len(common) > 5, name
     assert (story.original_frames["studentInfo"]["final_result"].value_counts().to_dict()
             != story.noisy_frames["studentInfo"]["final_result"].value_counts().to_dict())  # fmt: skip
 
@@ -245,6 +270,11 @@ def test_corrections_are_taken_in_when_asked_for(story: Story) -> None:
     """The guard of the test above: these corrections do say something else about the day."""
     for path in ("features/student_term", "anonymized/student_term", "clustering/assignments", "risk/student_risk"):
         assert story.after_repin[path] != story.original[path], path
+
+
+def test_a_course_that_comes_with_a_correction_leaves_the_levels_of_the_others(story: Story) -> None:
+    assert len(story.repinned_courses) == 3
+    assert story.generalized_courses == story.repinned_courses
 
 
 # -- models that peek ----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from iom_platform.extract.synthetic import write_twin
 from iom_platform.storage import record, warehouse
 from iom_platform.storage.postgres_server import ensure_server
 from iom_platform.tables import DELIVERIES, FILES, OULAD_TABLES, PROMOTIONS, QUARANTINE, STUDENT_RISK
-from tests.spine import IOM, Spine, spine_at
+from tests.spine import IOM, Spine, spine_at, succeed
 
 KEY = "5b" * 32
 LAYOUT = date(2025, 3, 1)
@@ -45,16 +45,16 @@ class Undisturbed:
 
     def __init__(self, spine: Spine, twin: Path) -> None:
         self.spine = spine
-        assert spine.land(twin, DELIVERED).success
-        assert spine.score(LATE).success
+        succeed(spine.land(twin, DELIVERED))
+        succeed(spine.score(LATE))
         self.late_first = spine.hashes(LATE)
         self.raw_first = _raw(spine.hashes())
         self.rows_first = raw_rows(spine)
-        assert spine.score(EARLY).success
+        succeed(spine.score(EARLY))
         self.early_first = spine.hashes(EARLY)
         self.all_first = spine.hashes()
-        assert spine.land(twin, DELIVERED).success
-        assert spine.score(LATE).success
+        succeed(spine.land(twin, DELIVERED))
+        succeed(spine.score(LATE))
         self.late_again = spine.hashes(LATE)
         self.rows_again = raw_rows(spine)
 
@@ -104,7 +104,8 @@ def test_an_earlier_day_scored_later_leaves_the_published_day(undisturbed: Undis
 
 
 def test_each_day_is_scored_by_a_model_trained_on_or_before_it(undisturbed: Undisturbed) -> None:
-    assert used_versions(undisturbed.spine) == {LATE: {(1, LATE)}, EARLY: {(2, EARLY)}}
+    used = used_versions(undisturbed.spine)
+    assert {day: {trained for _, trained in models} for day, models in used.items()} == {LATE: {LATE}, EARLY: {EARLY}}
 
 
 def used_versions(spine: Spine) -> dict[date, set[tuple[int, date]]]:
@@ -197,7 +198,9 @@ def dbt_has_built(spine: Spine, model: str) -> Callable[[], bool]:
 
     def has_built() -> bool:
         logs = set(spine.settings.dbt_path.rglob("dbt.log")) - known
-        return any(f"model {model}" in line and "OK created" in line for log in logs for line in log.read_text().splitlines())
+        return any(
+            f"model {model}" in line and "OK created" in line for log in logs for line in log.read_text().splitlines()
+        )
 
     return has_built
 
@@ -210,7 +213,10 @@ def _count(spine: Spine, database: str, table: str) -> int:
 
 def kill_while_landing(spine: Spine, twin: Path, folder: Path) -> None:
     """All rows are in DuckDB's open transaction, none is committed."""
-    with blocked(spine, "identity.students", role="identity_reader") as is_awaited, killed_run(twin, LATE, folder) as run:
+    with (
+        blocked(spine, "identity.students", role="identity_reader") as is_awaited,
+        killed_run(twin, LATE, folder) as run,
+    ):
         run.wait_until(is_awaited)
         run.kill()
     assert not any(raw_rows(spine).values())
@@ -231,7 +237,8 @@ def kill_after_registering(spine: Spine, twin: Path, folder: Path) -> None:
     with blocked(spine, PROMOTIONS.sql_name) as is_awaited, killed_run(twin, LATE, folder) as run:
         run.wait_until(is_awaited)
         run.kill()
-    assert (_count(spine, "mlflow", "model_versions"), _count(spine, record.DATABASE, PROMOTIONS.sql_name)) == (1, 0)
+    assert _count(spine, "mlflow", "model_versions") > 0
+    assert _count(spine, record.DATABASE, PROMOTIONS.sql_name) == 0
 
 
 def kill_while_writing_risk(spine: Spine, twin: Path, folder: Path) -> None:
@@ -295,7 +302,9 @@ def disturbed(twin: Path, undisturbed: Undisturbed, tmp_path_factory: pytest.Tem
         yield Disturbed(spine, twin, folder)
 
 
-def test_killed_runs_and_an_orphaned_dbt_leave_no_trace_in_the_day(disturbed: Disturbed, undisturbed: Undisturbed) -> None:
+def test_killed_runs_and_an_orphaned_dbt_leave_no_trace_in_the_day(
+    disturbed: Disturbed, undisturbed: Undisturbed
+) -> None:
     assert disturbed.late == undisturbed.late_first
 
 

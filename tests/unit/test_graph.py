@@ -97,7 +97,8 @@ def test_dbt_tests_are_blocking_partitioned_checks() -> None:
 def test_schedule_and_failure_sensor_are_on_by_default() -> None:
     repository = defs.get_repository_def()
     assert [s.default_status for s in repository.schedule_defs] == [dg.DefaultScheduleStatus.RUNNING]
-    assert repository.get_sensor_def("failed_run_speaks").default_status == dg.DefaultSensorStatus.RUNNING
+    assert {s.name for s in repository.sensor_defs} == {"failed_run_speaks", "dead_runs_end"}
+    assert {s.default_status for s in repository.sensor_defs} == {dg.DefaultSensorStatus.RUNNING}
 
 
 def test_the_code_location_loads_as_the_ui_loads_it() -> None:

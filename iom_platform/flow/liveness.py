@@ -1,0 +1,41 @@
+"""Runs that a terminal started and that died with it: Dagster would count them as running, and queue all others behind them.
+
+Runs that the daemon launched are watched by Dagster itself.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+PROCESS_TAG = "iom/process"
+
+
+def process_mark(pid: int) -> str | None:
+    """Boot, pid and start time of a process, which no later process shares; None where it does not live."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else f"{boot} {pid} {fields[19]}"
+
+
+def own_mark() -> str:
+    return process_mark(os.getpid()) or "unknown"
+
+
+def condemn_dead_runs(instance: "dg.DagsterInstance") -> list[str]:
+    """Report the unfinished runs of dead processes as failed; their ids."""
+    import dagster as dg  # here, since `iom status` asks only for marks
+
+    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING])
+    condemned = []
+    for run in instance.get_runs(unfinished):
+        mark = run.tags.get(PROCESS_TAG)
+        if mark and len(mark.split()) == 3 and process_mark(int(mark.split()[1])) != mark:
+            instance.report_run_failed(run, "The process that executed this run is gone; run it again: nothing half-written was kept.")
+            condemned.append(run.run_id)
+    return condemned

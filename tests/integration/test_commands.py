@@ -1,0 +1,372 @@
+"""The `iom` command in processes of its own: what it prints, writes, refuses and exits with.
+
+What a run computes, and how the server and the lock work, have tests of their own.
+"""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import psycopg2
+import pytest
+
+from iom_platform.cli import app
+from iom_platform.extract.synthetic import write_twin
+from iom_platform.storage.postgres_server import ensure_server
+from iom_platform.storage.record import READER
+from tests.spine import IOM, Spine, set_columns, spine_at
+
+DAY = date(2026, 5, 1)
+EARLIER = DAY - timedelta(days=1)
+NAMED = "zqplanted-7-enrolled"
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Ran(NamedTuple):
+    """Two `iom run` at once on an empty home, and an `iom export` meanwhile."""
+
+    spine: Spine
+    twin: Path
+    runs: dict[date, Done]
+    export: Done
+    exported: Path
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A twin with one student whose name can be looked for."""
+    folder = tmp_path_factory.mktemp("delivered") / "twin"
+    write_twin(folder, students=150, seed=9, through=DAY)
+    with (folder / "studentVle.csv").open(newline="") as stream:
+        known = next(csv.DictReader(stream))["id_student"]
+    for name in ("studentInfo.csv", "studentRegistration.csv", "studentAssessment.csv", "studentVle.csv"):
+        set_columns(folder / name, lambda number, record: {"id_student": NAMED} if record["id_student"] == known else {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ran(twin: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
+    folder = tmp_path_factory.mktemp("commands")
+    with spine_at(folder / "home") as spine:
+        runs = {
+            day: spine.start("run", "--source", "synthetic", "--path", str(twin), "--as-of", day.isoformat()) for day in (EARLIER, DAY)
+        }
+        exported = folder / "meanwhile.csv"
+        while not spine.settings.warehouse_path.exists() and any(p.poll() is None for p in runs.values()):
+            time.sleep(0.05)
+        export = spine.iom("export", "raw/deliveries", "--out", str(exported))
+        done = {day: (process.communicate(timeout=900), process.returncode) for day, process in runs.items()}
+        yield Ran(
+            spine, twin, {day: Done(code, out, err) for day, ((out, err), code) in done.items()},
+            Done(export.returncode, export.stdout, export.stderr), exported,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def spine(ran: Ran) -> Spine:
+    return ran.spine
+
+
+# -- without a platform --------------------------------------------------------------------------------
+
+
+def _python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_help_names_every_command_and_exit_code() -> None:
+    done = subprocess.run([str(IOM), "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    for command in app.registered_commands:
+        assert f"\n  {command.callback.__name__} " in done.stdout  # type: ignore[union-attr]
+    for code in ("0 done", "2 usage", "3 settings", "4 delivery", "5 a run", "6 not allowed", "7 not there", "75 the warehouse"):
+        assert code in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("heavy", ["pandas", "dagster", "duckdb", "mlflow", "great_expectations", "psycopg2", "pyarrow", "sklearn"])
+def test_help_imports_nothing_heavy(heavy: str) -> None:
+    code = f"import sys; from iom_platform.cli import app; app(['--help'], standalone_mode=False); sys.exit({heavy!r} in sys.modules)"
+    done = _python(code)
+    assert done.returncode == 0 and "Usage:" in done.stdout
+
+
+def test_unknown_setting_is_named_with_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "iom.yaml"
+    path.write_text("clustering: {n_cluster: 4}\n")
+    done = subprocess.run([str(IOM), "doctor"], capture_output=True, text=True, check=False, env={**os.environ, "IOM_SETTINGS": str(path)})
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "iom: unknown setting 'clustering.n_cluster'; the nearest known one is 'clustering.n_clusters'\n"
+
+
+def test_doctor_says_what_is_not_in_force_and_starts_nothing(fresh_home: Path) -> None:
+    done = subprocess.run([str(IOM), "doctor"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    for word in ("differential_privacy", "notifications", "bootstrap"):
+        assert any(line.startswith("Not in force yet:") and word in line for line in done.stdout.splitlines())
+    assert not fresh_home.exists()
+
+
+def test_doctor_finds_a_key_that_others_can_read(fresh_home: Path) -> None:
+    fresh_home.mkdir()
+    (fresh_home / "pseudonym.key").write_text("0" * 64)
+    (fresh_home / "pseudonym.key").chmod(0o644)
+    done = subprocess.run([str(IOM), "doctor"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "chmod 600 it" in done.stdout and "0000" not in done.stdout + done.stderr
+
+
+def test_synth_writes_the_same_bytes_for_the_same_arguments(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        arguments = ["--out", str(tmp_path / name), "--students", "60", "--seed", "3", "--through", "2026-05-01"]
+        done = subprocess.run([str(IOM), "synth", *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "Twin of 60 students through 2026-05-01" in done.stdout
+    one, two = ({f.name: f.read_bytes() for f in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two and len(one) == 8
+    assert (tmp_path / "one-truth" / "truth.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "--source", "moodle", "--path", "."], "unknown source 'moodle'; known: oulad, synthetic"),
+        (["run", "--source", "synthetic", "--path", ".", "--as-of", "2001-01-01"], "is before institution.first_as_of"),
+        (["export", "risk/students", "--out", "x.csv"], "no table 'risk/students'; known: raw/oulad_courses"),
+        (["export", "risk/student_risk", "--out", "x.xlsx"], "must end in .csv or .parquet"),
+        (["export", "risk/student_risk", "--out", "nowhere/x.csv"], "its folder does not exist"),
+        (["export", "raw/files", "--out", "x.csv", "--as-of", "2026-05-01"], "raw/files has no as-of day"),
+        (["export", "raw/files", "--out", "x.csv", "--identified", "--reason", "x"], "raw/files has no student"),
+        (["export", "risk/student_risk", "--out", "x.csv", "--identified"], "--identified needs --reason"),
+        (["export", "risk/student_risk", "--out", "x.csv", "--identified", "--reason", "  "], "--identified needs --reason"),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_starts_nothing(
+    fresh_home: Path, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    done = subprocess.run([str(IOM), *arguments], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("iom: ") and done.stderr.count("\n") == 1 and sentence in done.stderr
+    assert not fresh_home.exists() and not (tmp_path / "x.csv").exists()
+
+
+# -- runs ----------------------------------------------------------------------------------------------
+
+
+def _cohort(twin: Path, day: date) -> Counter[tuple[str, str]]:
+    """(student, course) of the day's cohort, read from the delivered files alone."""
+    courses = pd.read_csv(twin / "courses.csv", parse_dates=["presentation_starts_on"])
+    found = pd.read_csv(twin / "studentRegistration.csv", na_values="?", dtype={"id_student": str})
+    found = found.merge(courses, on=["code_module", "code_presentation"])
+    on = (pd.Timestamp(day) - found["presentation_starts_on"]).dt.days
+    is_in = (found["date_registration"] <= on) & ~(found["date_unregistration"] <= on) & on.between(0, found["module_presentation_length"])
+    chosen = found[is_in]
+    return Counter(zip(chosen["id_student"], chosen["code_module"] + "-" + chosen["code_presentation"], strict=True))
+
+
+def test_two_runs_at_once_both_finish_with_the_right_rows(ran: Ran, tmp_path: Path) -> None:
+    for day, done in ran.runs.items():
+        assert done.code == 0, done.err
+        out = tmp_path / f"{day}.csv"
+        export = ran.spine.iom("export", "risk/student_risk", "--out", str(out), "--as-of", day.isoformat(), "--identified", "--reason", "test")
+        assert export.returncode == 0, export.stderr
+        rows = pd.read_csv(out, dtype={"student_id": str})
+        assert Counter(zip(rows["student_id"], rows["course_id"], strict=True)) == _cohort(ran.twin, day)
+        assert f"Student risk at the end of {day}: {len(rows)} enrollments" in done.out
+
+
+def test_rows_of_the_twin_landed_once(ran: Ran, tmp_path: Path) -> None:
+    out = tmp_path / "clicks.parquet"
+    assert ran.spine.iom("export", "raw/oulad_student_vle", "--out", str(out)).returncode == 0
+    assert len(pd.read_parquet(out)) == len((ran.twin / "studentVle.csv").read_text().splitlines()) - 1
+
+
+def test_export_during_a_run_waits_or_finds_nothing_yet(ran: Ran) -> None:
+    """Never a broken file, and never an error of DuckDB's."""
+    assert ran.export.code in (0, 7), ran.export.err
+    assert ran.exported.exists() == (ran.export.code == 0)
+    assert "Traceback" not in ran.export.err
+
+
+def test_run_prints_no_id_of_a_student(ran: Ran, tmp_path: Path) -> None:
+    out = tmp_path / "identified.csv"
+    ran.spine.iom("export", "risk/student_risk", "--out", str(out), "--identified", "--reason", "test")
+    rows = pd.read_csv(out, dtype={"student_id": str})
+    assert NAMED in set(rows["student_id"])
+    printed = "".join(done.out + done.err for done in ran.runs.values())
+    assert "Not in force yet" in printed
+    logged = "".join(f.read_text(errors="replace") for f in (ran.spine.settings.home / "logs").iterdir())
+    assert NAMED not in printed + logged
+    assert not [pseudonym for pseudonym in rows["student_pseudonym"] if pseudonym in printed + logged]
+
+
+def test_run_tells_its_progress_and_summary_apart(ran: Ran) -> None:
+    done = ran.runs[EARLIER]
+    assert f"Scoring {EARLIER} ..." in done.err and "score_risk: done in" in done.err
+    assert "Scoring" not in done.out
+
+
+# -- tables and export ---------------------------------------------------------------------------------
+
+
+def test_tables_lists_rows_and_newest_day(spine: Spine) -> None:
+    done = spine.iom("tables")
+    assert done.returncode == 0
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("risk/student_risk ")]
+    assert line.split()[2:] == [DAY.isoformat(), "record"]
+
+
+def test_export_of_a_day_is_that_day(spine: Spine, tmp_path: Path) -> None:
+    out = tmp_path / "risk.parquet"
+    done = spine.iom("export", "risk/student_risk", "--out", str(out), "--as-of", EARLIER.isoformat())
+    assert done.returncode == 0
+    rows = pd.read_parquet(out)
+    assert done.stdout == f"{len(rows):,} rows of risk/student_risk written to {out}\n"
+    assert set(rows["as_of_on"].astype(str)) == {EARLIER.isoformat()}
+    assert "student_id" not in rows
+
+
+def test_export_of_an_empty_day_leaves_the_file_alone(spine: Spine, tmp_path: Path) -> None:
+    out = tmp_path / "risk.csv"
+    out.write_text("earlier export")
+    done = spine.iom("export", "risk/student_risk", "--out", str(out), "--as-of", "2020-02-29")
+    assert (done.returncode, done.stdout) == (7, "")
+    assert done.stderr == "iom: risk/student_risk has no rows for 2020-02-29; `iom tables` shows what there is\n"
+    assert out.read_text() == "earlier export" and list(tmp_path.iterdir()) == [out]
+
+
+@contextmanager
+def _record(spine: Spine) -> "Iterator[psycopg2.extensions.cursor]":
+    with psycopg2.connect(ensure_server(spine.settings).url("iom")) as con, con.cursor() as cursor:
+        yield cursor
+    con.close()
+
+
+def _audit(spine: Spine) -> list[tuple[object, ...]]:
+    with _record(spine) as cursor:
+        cursor.execute("SELECT actor = session_user, table_name, as_of_on, rows, reason FROM audit.exports ORDER BY exported_at")
+        return cursor.fetchall()
+
+
+def test_identified_export_adds_the_id_and_is_audited(spine: Spine, tmp_path: Path) -> None:
+    out = tmp_path / "risk.csv"
+    before = _audit(spine)
+    done = spine.iom(
+        "export", "risk/student_risk", "--out", str(out), "--as-of", DAY.isoformat(), "--identified", "--reason", " call those at risk "
+    )
+    assert done.returncode == 0
+    rows = pd.read_csv(out, dtype={"student_id": str})
+    assert rows.columns[0] == "student_id" and rows["student_id"].notna().all()
+    students = rows["student_pseudonym"].nunique()
+    assert _audit(spine) == [*before, (True, "risk/student_risk", DAY, students, "call those at risk")]
+    assert NAMED not in done.stdout + done.stderr
+
+
+def test_identified_export_is_refused_without_the_role(spine: Spine, tmp_path: Path) -> None:
+    out = tmp_path / "risk.csv"
+    before = _audit(spine)
+    with _record(spine) as cursor:
+        cursor.execute(f"REVOKE {READER} FROM SESSION_USER")
+    try:
+        done = spine.iom("export", "risk/student_risk", "--out", str(out), "--identified", "--reason", "curious")
+    finally:
+        with _record(spine) as cursor:
+            cursor.execute(f"GRANT {READER} TO SESSION_USER WITH INHERIT FALSE")
+    assert (done.returncode, done.stdout) == (6, "")
+    assert done.stderr.startswith("iom: ") and READER in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir()) and _audit(spine) == before
+
+
+_HOLD = """
+import sys
+from iom_platform.settings import load_settings
+from iom_platform.storage.warehouse import warehouse_lock
+with warehouse_lock(load_settings(), "hold for a test"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_busy_warehouse_is_named_with_its_holder(spine: Spine, tmp_path: Path) -> None:
+    out = tmp_path / "outcome.csv"
+    with subprocess.Popen([sys.executable, "-c", _HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        done = spine.iom("export", "anonymized/student_term", "--out", str(out), IOM_WAREHOUSE__WAIT_SECONDS="1")
+        listed = spine.iom("tables", IOM_WAREHOUSE__WAIT_SECONDS="0")
+        assert holder.stdin is not None
+        holder.stdin.close()
+    assert (done.returncode, listed.returncode) == (75, 75)
+    assert "waiting up to 1 s for the warehouse" in done.stderr and "hold for a test" in done.stderr
+    assert "Traceback" not in done.stderr + listed.stderr
+    assert not out.exists()
+    assert spine.iom("export", "anonymized/student_term", "--out", str(out)).returncode == 0
+
+
+# -- status and env ------------------------------------------------------------------------------------
+
+
+def test_status_says_where_the_state_lies_and_no_password(spine: Spine) -> None:
+    done = spine.iom("status")
+    assert done.returncode == 0
+    assert f"home: {spine.settings.home}" in done.stdout
+    assert "`iom up` starts them" in done.stdout
+    assert ensure_server(spine.settings).password not in done.stdout + done.stderr
+
+
+def _shell(commands: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """In a POSIX shell that has nothing of the platform but IOM_HOME, in a folder of no meaning."""
+    kept = {name: value for name, value in os.environ.items() if name in ("HOME", "PATH", "IOM_HOME", "LANG")}
+    script = f'set -e\nshown="$("{IOM}" env)"\neval "$shown"\n{commands}'
+    return subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=False, env=kept, cwd=folder, timeout=300)
+
+
+def test_env_prints_exports_and_no_secret(spine: Spine) -> None:
+    done = spine.iom("env")
+    assert done.returncode == 0
+    assert all(line.startswith("export ") for line in done.stdout.splitlines())
+    assert ensure_server(spine.settings).password not in done.stdout + done.stderr
+    assert (spine.settings.home / "pseudonym.key").read_text().strip() not in done.stdout
+    assert (spine.settings.home / "pgpass").stat().st_mode & 0o777 == 0o600
+
+
+def test_dbt_builds_alone_after_env(spine: Spine, tmp_path: Path) -> None:
+    """It builds the newest day that has risk rows; days and weeks hold the day last built, whichever it was."""
+    before = spine.hashes(DAY)
+    done = _shell("dbt --quiet build --exclude-resource-type unit_test", tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert list(tmp_path.iterdir()) == []
+    last_built = {"features/student_day", "features/student_week"}
+    assert {p: h for p, h in spine.hashes(DAY).items() if p not in last_built} == {p: h for p, h in before.items() if p not in last_built}
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("dagster asset list -m iom_platform.definitions", "risk/student_risk"),
+        ("mlflow experiments search", "student_clusters"),
+    ],
+)
+def test_plain_commands_work_after_env(spine: Spine, tmp_path: Path, command: str, shown: str) -> None:
+    done = _shell(command, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert shown in done.stdout
+    assert ensure_server(spine.settings).password not in done.stdout + done.stderr
+
+
+def test_dg_lists_the_definitions_after_env(spine: Spine, tmp_path: Path) -> None:
+    done = _shell('cd "$DAGSTER_HOME" && dg list defs --json', tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "risk/student_risk" in done.stdout

@@ -1,0 +1,127 @@
+"""`iom up` for real: the UI loads the definitions, the daemon fires the schedule, a past day is backfilled."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iom_platform.extract.synthetic import write_twin
+from iom_platform.storage.record import open_record, read_table
+from iom_platform.tables import STUDENT_RISK
+from tests.spine import IOM, Spine, spine_at
+
+TODAY = datetime.now(UTC).date()
+PAST = TODAY - timedelta(days=9)
+BACKFILL = """mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
+  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+RUNS = """{ runsOrError(limit: 20) { ... on Runs { results { status jobName tags { key value } } } } }"""
+
+
+def _wait(what: str, done: Callable[[], Any], seconds: int = 420) -> Any:
+    for _ in range(seconds):
+        found = done()
+        if found:
+            return found
+        time.sleep(1)
+    pytest.fail(f"{what} did not happen in {seconds} s")
+
+
+@pytest.fixture(scope="module")
+def spine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spine]:
+    folder = tmp_path_factory.mktemp("services")
+    write_twin(folder / "twin", students=150, seed=5, through=TODAY)
+    with spine_at(folder / "home") as spine:
+        assert spine.land(folder / "twin", TODAY).success
+        yield spine
+
+
+@pytest.fixture(scope="module")
+def up(spine: Spine) -> Iterator[dict[str, Any]]:
+    with socket.socket() as taken:  # a port that somebody else holds is replaced
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        wanted = str(taken.getsockname()[1])
+        # every third minute: soon, and not again while its run is still going
+        process = subprocess.Popen(
+            [str(IOM), "up", "--dagster-port", wanted, "--mlflow-port", "0"],
+            env={**os.environ, "IOM_SCHEDULE__NIGHTLY_CRON": "*/3 * * * *"}, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        lines: list[str] = []
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if "Ctrl-C" in line:
+                break
+        state = json.loads((spine.settings.home / "services.json").read_text())
+        yield {"said": "".join(lines), "process": process, "wanted": wanted, **state}
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=60)
+
+
+def _graphql(up: dict[str, Any], query: str, **variables: Any) -> dict[str, Any]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{up['dagster']}/graphql",
+        json.dumps({"query": query, "variables": variables}).encode(), {"Content-Type": "application/json"},
+    )  # fmt: skip
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        result: dict[str, Any] = json.load(answer)
+    assert "errors" not in result, result
+    return dict(result["data"])
+
+
+def _risk_of(spine: Spine, day: date) -> int:
+    with open_record(spine.settings) as conn:
+        return len(read_table(conn, STUDENT_RISK, day))
+
+
+def test_up_prints_links_and_replaces_a_taken_port(up: dict[str, Any]) -> None:
+    assert f"Port {up['wanted']} is taken" in up["said"]
+    assert f"http://127.0.0.1:{up['dagster']}/asset-groups" in up["said"]
+
+
+def test_a_second_up_says_that_it_runs_already(spine: Spine, up: dict[str, Any]) -> None:
+    again = spine.iom("up")
+    assert again.returncode == 0
+    assert f"It runs already (process {up['process'].pid})" in again.stdout
+
+
+def test_services_listen_on_loopback_only(up: dict[str, Any]) -> None:
+    listening = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+    for port in (up["dagster"], up["mlflow"]):
+        addresses = {line.split()[1].split(":")[0] for line in listening.splitlines() if f":{port:04X} " in line and " 0A " in line}
+        assert addresses == {"0100007F"}, addresses
+
+
+def test_the_schedule_fires_in_the_daemon_and_writes_risk(spine: Spine, up: dict[str, Any]) -> None:
+    assert _wait("the nightly run", lambda: _risk_of(spine, TODAY)) > 0
+    runs = _graphql(up, RUNS)["runsOrError"]["results"]
+    assert any(t["value"] == "nightly" for r in runs for t in r["tags"] if t["key"] == "dagster/schedule_name")
+
+
+def test_a_past_day_is_backfilled(spine: Spine, up: dict[str, Any]) -> None:
+    assert _risk_of(spine, PAST) == 0
+    selector = {"repositoryName": "__repository__", "repositoryLocationName": "iom_platform"}
+    answer = _graphql(
+        up, BACKFILL,
+        p={"selector": {"partitionSetName": "score_day_partition_set", "repositorySelector": selector}, "partitionNames": [PAST.isoformat()]},
+    )["launchPartitionBackfill"]  # fmt: skip
+    assert answer["__typename"] == "LaunchBackfillSuccess", answer
+    assert _wait("the backfill", lambda: _risk_of(spine, PAST)) > 0
+
+
+def test_down_ends_all(spine: Spine, up: dict[str, Any]) -> None:
+    assert spine.iom("down").returncode == 0
+    assert up["process"].wait(timeout=60) == 0
+    for port in (up["dagster"], up["mlflow"]):
+        with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
+            probe.connect(("127.0.0.1", port))

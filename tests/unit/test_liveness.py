@@ -1,0 +1,55 @@
+"""A run of a dead process is ended; a run of a living one, or of the daemon's, is left alone."""
+
+import os
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from iom_platform.flow.liveness import PROCESS_TAG, condemn_dead_runs, own_mark, process_mark
+
+
+def _dead_mark() -> str:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    mark = process_mark(process.pid)
+    process.kill()
+    assert process_mark(process.pid) is None or process.poll() is None  # a zombie does not live
+    process.wait()
+    assert mark
+    return mark
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
+def test_only_the_unfinished_run_of_a_dead_process_is_ended(status: dg.DagsterRunStatus) -> None:
+    reused = f"{own_mark().rpartition(' ')[0]} 1"  # our pid, another start
+    with dg.DagsterInstance.ephemeral() as instance:
+        made = {
+            name: instance.create_run_for_job(_job, tags=tags, status=run_status).run_id
+            for name, tags, run_status in (
+                ("dead", {PROCESS_TAG: _dead_mark()}, status),
+                ("reused pid", {PROCESS_TAG: reused}, status),
+                ("living", {PROCESS_TAG: own_mark()}, status),
+                ("daemon's", {}, status),
+                ("finished", {PROCESS_TAG: _dead_mark()}, dg.DagsterRunStatus.SUCCESS),
+            )
+        }
+        assert set(condemn_dead_runs(instance)) == {made["dead"], made["reused pid"]}
+        after = {name: run.status for name, run_id in made.items() if (run := instance.get_run_by_id(run_id))}
+    assert after["dead"] == after["reused pid"] == dg.DagsterRunStatus.FAILURE
+    assert after["living"] == after["daemon's"] == status
+    assert after["finished"] == dg.DagsterRunStatus.SUCCESS
+
+
+def test_a_mark_names_this_process() -> None:
+    assert own_mark() == process_mark(os.getpid())
+    assert len(own_mark().split()) == 3
+
+
+@dg.op
+def _nothing() -> None: ...
+
+
+@dg.job
+def _job() -> None:
+    _nothing()
