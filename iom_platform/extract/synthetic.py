@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from iom_platform.extract.twin_archetypes import ACTIVITY_TYPES, ARCHETYPES, OUTCOMES
-from iom_platform.extract.twin_calendar import (
+from iom_platform.extract.twin.archetypes import ACTIVITY_TYPES, ARCHETYPES, OUTCOMES
+from iom_platform.extract.twin.calendar import (
     FIRST_DAY,
     MAX_PRESENTATIONS,
     Presentation,
@@ -31,8 +31,8 @@ from iom_platform.extract.twin_calendar import (
     list_days,
     list_sites,
 )
-from iom_platform.extract.twin_events import DAY_SECONDS, Clicks, Submissions, draw_clicks, draw_submissions
-from iom_platform.extract.twin_students import (
+from iom_platform.extract.twin.events import DAY_SECONDS, Clicks, Submissions, draw_clicks, draw_submissions
+from iom_platform.extract.twin.students import (
     NEVER,
     Enrollments,
     IntArray,

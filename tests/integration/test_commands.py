@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -131,10 +132,10 @@ def test_doctor_finds_a_key_that_others_can_read(fresh_home: Path) -> None:
 
 def test_synth_writes_the_same_bytes_for_the_same_arguments(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        arguments = ["--out", str(tmp_path / name), "--students", "60", "--seed", "3", "--through", "2026-05-01"]
+        arguments = ["--out", str(tmp_path / name), "--students", "100", "--seed", "3", "--through", "2026-05-01"]
         done = subprocess.run([str(IOM), "synth", *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert "Twin of 60 students through 2026-05-01" in done.stdout
+        assert "Twin of 100 students through 2026-05-01" in done.stdout
     one, two = ({f.name: f.read_bytes() for f in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two and len(one) == 8
     assert (tmp_path / "one-truth" / "truth.csv").exists()
@@ -249,8 +250,11 @@ def test_export_of_an_empty_day_leaves_the_file_alone(spine: Spine, tmp_path: Pa
 
 
 @contextmanager
-def _record(spine: Spine) -> "Iterator[psycopg2.extensions.cursor]":
-    with psycopg2.connect(ensure_server(spine.settings).url("iom")) as con, con.cursor() as cursor:
+def _record(spine: Spine, user: str | None = None) -> "Iterator[psycopg2.extensions.cursor]":
+    server = ensure_server(spine.settings)
+    if user == "postgres":
+        server = replace(server, user=user, password=(spine.settings.home / "postgres" / "superuser_password").read_text())
+    with psycopg2.connect(server.url("iom")) as con, con.cursor() as cursor:
         yield cursor
     con.close()
 
@@ -278,13 +282,14 @@ def test_identified_export_adds_the_id_and_is_audited(spine: Spine, tmp_path: Pa
 def test_identified_export_is_refused_without_the_role(spine: Spine, tmp_path: Path) -> None:
     out = tmp_path / "risk.csv"
     before = _audit(spine)
-    with _record(spine) as cursor:
-        cursor.execute(f"REVOKE {READER} FROM SESSION_USER")
+    operator = ensure_server(spine.settings).user
+    with _record(spine, "postgres") as cursor:
+        cursor.execute(f"REVOKE {READER} FROM {operator}")
     try:
         done = spine.iom("export", "risk/student_risk", "--out", str(out), "--identified", "--reason", "curious")
     finally:
-        with _record(spine) as cursor:
-            cursor.execute(f"GRANT {READER} TO SESSION_USER WITH INHERIT FALSE")
+        with _record(spine, "postgres") as cursor:
+            cursor.execute(f"GRANT {READER} TO {operator} WITH INHERIT FALSE")
     assert (done.returncode, done.stdout) == (6, "")
     assert done.stderr.startswith("iom: ") and READER in done.stderr and done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir()) and _audit(spine) == before

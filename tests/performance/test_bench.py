@@ -53,15 +53,13 @@ def test_models_and_plain_pandas_agree_on_a_small_twin(
 
     term = bench.read_term()
     assert 0 < len(term) <= STUDENTS
-    for column in ("clicks_total", "score_pct_mean", "activity_missing_reason"):
-        changed = term.copy()
-        changed[column] = changed[column].astype("object")
-        known = changed.index[changed[column].notna()]
-        changed.loc[0 if known.empty else known[0], column] = (
-            "never_active" if known.empty else changed[column][known[0]] * (1 + 1e-6)
-        )
-        found, _ = bench.compare_terms(changed.convert_dtypes(), term)
-        assert found == [f"{column}: 1 of {len(term)} rows differ"]
+    for column, factor in (("clicks_total", 2), ("score_pct_mean", 1 + 1e-6)):
+        row = term[column].first_valid_index()
+        changed = term.astype({column: "float64"})
+        changed.loc[row, column] *= factor
+        assert bench.compare_terms(changed, term)[0] == [f"{column}: 1 of {len(term)} rows differ"]
+    renamed = term.assign(course_id=["elsewhere", *term.course_id[1:]])
+    assert bench.compare_terms(renamed, term)[0] == [f"course_id: 1 of {len(term)} rows differ"]
     assert bench.compare_terms(term.iloc[1:], term)[0] == [
         f"{len(term) - 1} rows of the models against {len(term)} in pandas"
     ]

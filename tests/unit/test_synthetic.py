@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from iom_platform.extract import synthetic, twin_events
+from iom_platform.extract import synthetic
 from iom_platform.extract.synthetic import HEADERS, TwinError, TwinSummary, write_twin
-from iom_platform.extract.twin_archetypes import ARCHETYPES, OUTCOME_COUNTS, OUTCOMES
-from iom_platform.extract.twin_calendar import is_vacation, lay_out_presentations, shift_months
-from iom_platform.extract.twin_events import Clicks, draw_clicks
-from iom_platform.extract.twin_students import TwinKnobs
+from iom_platform.extract.twin import events
+from iom_platform.extract.twin.archetypes import ARCHETYPES, OUTCOME_COUNTS, OUTCOMES
+from iom_platform.extract.twin.calendar import is_vacation, lay_out_presentations, shift_months
+from iom_platform.extract.twin.events import Clicks, draw_clicks
+from iom_platform.extract.twin.students import TwinKnobs
 from iom_platform.tables import OULAD_TABLES
 
 THROUGH = date(2026, 11, 20)
@@ -460,7 +461,7 @@ def test_timestamps_lie_on_their_day_in_sessions(clicks: pd.DataFrame) -> None:
 
 
 def test_the_longest_session_still_fits_into_its_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(twin_events, "MEAN_GAP_SECONDS", 1_000_000)
+    monkeypatch.setattr(events, "MEAN_GAP_SECONDS", 1_000_000)
     summary = write_twin(tmp_path / "t", students=200, seed=1, through=THROUGH, knobs=QUIET)
     frame = read(summary.path, "studentVle.csv")
     at = pd.to_datetime(frame["clicked_at"]).dt.tz_localize(None)

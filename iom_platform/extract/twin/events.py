@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from iom_platform.extract.twin_archetypes import ACTIVITY_TYPES, ARCHETYPES
-from iom_platform.extract.twin_calendar import (
+from iom_platform.extract.twin.archetypes import ACTIVITY_TYPES, ARCHETYPES
+from iom_platform.extract.twin.calendar import (
     FIRST_DAY,
     Assessment,
     Presentation,
@@ -18,7 +18,7 @@ from iom_platform.extract.twin_calendar import (
     list_weekdays,
     mark_vacations,
 )
-from iom_platform.extract.twin_students import Enrollments, FloatArray, IntArray, TwinKnobs
+from iom_platform.extract.twin.students import Enrollments, FloatArray, IntArray, TwinKnobs
 
 MAX_SESSION_ROWS = 50  # with gaps of 25 minutes at most, a session fits into a day
 MEAN_GAP_SECONDS = 150

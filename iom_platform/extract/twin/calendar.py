@@ -9,7 +9,7 @@ from datetime import date, timedelta
 import numpy as np
 import numpy.typing as npt
 
-from iom_platform.extract.twin_archetypes import ACTIVITY_TYPES
+from iom_platform.extract.twin.archetypes import ACTIVITY_TYPES
 
 MODULES = tuple(f"TW{letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUV")  # none of OULAD's names
 FIRST_DAY = -24  # sites open this many days before the start, as in OULAD

@@ -1,6 +1,6 @@
 """Draws the twin's students and their enrollments: demographics, archetype, days of registration, outcome.
 
-What they click and submit lies in twin_events; files lie in synthetic.
+What they click and submit lies in events.py; files lie in synthetic.py.
 """
 
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from iom_platform.extract import twin_archetypes as archetypes
-from iom_platform.extract.twin_archetypes import ARCHETYPES, OUTCOMES
-from iom_platform.extract.twin_calendar import Presentation
+from iom_platform.extract.twin import archetypes
+from iom_platform.extract.twin.archetypes import ARCHETYPES, OUTCOMES
+from iom_platform.extract.twin.calendar import Presentation
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
