@@ -136,7 +136,9 @@ class Settings(BaseSettings):
         """Settings that are accepted, but whose capability is not built yet; one sentence each."""
         found = []
         if self.privacy.differential_privacy:
-            found.append(f"privacy.differential_privacy (epsilon {self.privacy.epsilon:g}): no release is differentially private yet")
+            found.append(
+                f"privacy.differential_privacy (epsilon {self.privacy.epsilon:g}): no release is differentially private yet"
+            )
         if self.notifications.enabled:
             found.append("notifications.enabled: nobody is notified yet")
         if self.validation.bootstrap_iterations:
@@ -158,7 +160,9 @@ def _known_keys(model: type[BaseModel]) -> dict[str, type[BaseModel] | None]:
 
 def _unknown(kind: str, name: str, known: list[str]) -> SettingsError:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return SettingsError(f"unknown {kind} {name!r}; the nearest known one is {near[0]!r}" if near else f"unknown {kind} {name!r}")
+    return SettingsError(
+        f"unknown {kind} {name!r}; the nearest known one is {near[0]!r}" if near else f"unknown {kind} {name!r}"
+    )
 
 
 def _check_environment(environment: dict[str, str]) -> None:
@@ -187,7 +191,9 @@ def load_settings(**overrides: Any) -> Settings:
             model: type[BaseModel] = _known_keys(Settings).get(where[0]) or Settings
             known = list(model.model_fields) if len(where) > 1 else list(Settings.model_fields)
             raise _unknown("setting", ".".join(where), [".".join([*where[:-1], k]) for k in known]) from None
-        raise SettingsError(f"setting {'.'.join(where)}: {first['msg']}; mend it in iom.yaml or the environment") from None
+        raise SettingsError(
+            f"setting {'.'.join(where)}: {first['msg']}; mend it in iom.yaml or the environment"
+        ) from None
 
 
 def environment_with(**variables: str) -> dict[str, str]:

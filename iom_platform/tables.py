@@ -55,8 +55,7 @@ class Table:
 def _columns(kind: Kind, *rows: tuple[str, DType, str]) -> tuple[Column, ...]:
     """Columns from (name, dtype, doc); a dtype's column is nullable unless its doc starts with '!'."""
     return tuple(
-        Column(name, dtype, kind, doc.removeprefix("!"), nullable=not doc.startswith("!"))
-        for name, dtype, doc in rows
+        Column(name, dtype, kind, doc.removeprefix("!"), nullable=not doc.startswith("!")) for name, dtype, doc in rows
     )
 
 
@@ -193,9 +192,9 @@ OULAD_TABLES = (
 
 # -- features: one row per enrollment and day, week or as-of day ---------------------------------------
 
-_ENROLLMENT_KEY = _columns(
-    "identifier", ("student_pseudonym", "text", "!Keyed pseudonym of the student.")
-) + _columns("quasi", ("course_id", "text", "!Module and presentation, BBB-2013B."))
+_ENROLLMENT_KEY = _columns("identifier", ("student_pseudonym", "text", "!Keyed pseudonym of the student.")) + _columns(
+    "quasi", ("course_id", "text", "!Module and presentation, BBB-2013B.")
+)
 _AS_OF = _columns("context", ("as_of_on", "date", "!The day whose end is looked at."))
 
 STUDENT_DAY = Table(
@@ -275,7 +274,8 @@ _TERM_BEHAVIOR = _columns(
     ("clicks_28d_to_peers", "float", "x / (x + peer median), 0-1; 0.5 is the peer median; null where both are 0."),
 )  # fmt: skip
 _PROVENANCE = _columns(
-    "volatile", ("delivery_set", "text", "!First 16 hex digits of the md5 over the sorted delivery ids used, joined by newlines.")
+    "volatile",
+    ("delivery_set", "text", "!First 16 hex digits of the md5 over the sorted delivery ids used, joined by newlines."),
 )
 QUASI_IDENTIFIERS = ("course_id", "gender", "region", "highest_education", "imd_band", "age_band")
 _DEMOGRAPHICS = tuple(c for c in OULAD_STUDENT_INFO.columns if c.name in QUASI_IDENTIFIERS)

@@ -38,39 +38,64 @@ class Spine:
         ops = {"fit_model": {"config": {"refit": refit}}, "dbt_build": {"config": {"repin": repin}}}
         return self._execute("score_day", as_of_on, ops)
 
-    def run_part(self, selection: dg.AssetSelection, day: date, ops: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
+    def run_part(
+        self, selection: dg.AssetSelection, day: date, ops: dict[str, Any] | None = None
+    ) -> dg.ExecuteInProcessResult:
         """A run of a part of the graph, as its selection in the UI starts it."""
         from iom_platform.definitions import defs
 
         part = dg.Definitions.merge(defs, dg.Definitions(jobs=[dg.define_asset_job("part", selection=selection)]))
         return self._execute("part", day, ops or {}, part)
 
-    def _execute(self, job: str, day: date, ops: dict[str, Any], defs: dg.Definitions | None = None) -> dg.ExecuteInProcessResult:
+    def _execute(
+        self, job: str, day: date, ops: dict[str, Any], defs: dg.Definitions | None = None
+    ) -> dg.ExecuteInProcessResult:
         if defs is None:
             from iom_platform.definitions import defs
 
         with dg.DagsterInstance.get() as instance:
             return defs.resolve_job_def(job).execute_in_process(
-                run_config={"ops": ops, "loggers": {"progress": {}}}, partition_key=day.isoformat(), instance=instance, raise_on_error=False
+                run_config={"ops": ops, "loggers": {"progress": {}}},
+                partition_key=day.isoformat(),
+                instance=instance,
+                raise_on_error=False,
             )
 
     def iom(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """The command as a user calls it, in a process of its own."""
-        return subprocess.run([str(IOM), *arguments], capture_output=True, text=True, check=False, env={**os.environ, **variables}, timeout=600)
+        return subprocess.run(
+            [str(IOM), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **variables},
+            timeout=600,
+        )
 
     def start(self, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
         """The command as a user calls it, in a process that goes on meanwhile."""
         return subprocess.Popen(
-            [str(IOM), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables}
+            [str(IOM), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **variables},
         )
 
     def hashes(self, as_of_on: date | None = None) -> dict[str, str]:
         """Hash of every table that exists, or of its rows of one day where it has days."""
         found: dict[str, str] = {}
         with warehouse.open_warehouse(self.settings, purpose="hash tables", write=False) as con:
-            present = {f"{s}/{t}" for s, t in con.execute("select table_schema, table_name from information_schema.tables").fetchall()}
+            present = {
+                f"{s}/{t}"
+                for s, t in con.execute("select table_schema, table_name from information_schema.tables").fetchall()
+            }
             for table in TABLES:
-                if table.home == "warehouse" and table.path in present and (as_of_on is None or "as_of_on" in table.column_names):
+                if (
+                    table.home == "warehouse"
+                    and table.path in present
+                    and (as_of_on is None or "as_of_on" in table.column_names)
+                ):
                     found[table.path] = warehouse.hash_table(con, table, as_of_on)
         with record.open_record(self.settings) as conn:
             for table in TABLES:

@@ -22,7 +22,10 @@ app = typer.Typer(
 )
 
 Source = Annotated[str, typer.Option("--source", help="Name of the source: oulad or synthetic.")]
-AsOf = Annotated[datetime | None, typer.Option("--as-of", formats=["%Y-%m-%d"], help="The day whose end is looked at; default today.")]
+AsOf = Annotated[
+    datetime | None,
+    typer.Option("--as-of", formats=["%Y-%m-%d"], help="The day whose end is looked at; default today."),
+]
 
 
 def _day(value: datetime | None) -> date | None:
@@ -45,9 +48,21 @@ def run(
     source: Source,
     path: Annotated[Path, typer.Option("--path", help="Folder or zip of the extract.")],
     as_of: AsOf = None,
-    refit: Annotated[bool, typer.Option("--refit", help="Fit a model on this day although an earlier one could score it.")] = False,
-    delivered_on: Annotated[datetime | None, typer.Option("--delivered-on", formats=["%Y-%m-%d"], help="Day of delivery, where the extract does not declare it.")] = None,
-    repin: Annotated[bool, typer.Option("--repin", help="Compute the day from all accepted deliveries, not from those it was first published from.")] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Fit a model on this day although an earlier one could score it.")
+    ] = False,
+    delivered_on: Annotated[
+        datetime | None,
+        typer.Option(
+            "--delivered-on", formats=["%Y-%m-%d"], help="Day of delivery, where the extract does not declare it."
+        ),
+    ] = None,
+    repin: Annotated[
+        bool,
+        typer.Option(
+            "--repin", help="Compute the day from all accepted deliveries, not from those it was first published from."
+        ),
+    ] = False,
 ) -> None:
     """Land a delivery and score one day with it."""
     from iom_platform.cli.runs import run_source
@@ -68,7 +83,9 @@ def export(
     table: Annotated[str, typer.Argument(metavar="STAGE/TABLE", help="For instance risk/student_risk.")],
     out: Annotated[Path, typer.Option("--out", help="File to write: .csv or .parquet.")],
     as_of: AsOf = None,
-    identified: Annotated[bool, typer.Option("--identified", help="Add student_id; needs membership of the role identity_reader.")] = False,
+    identified: Annotated[
+        bool, typer.Option("--identified", help="Add student_id; needs membership of the role identity_reader.")
+    ] = False,
     reason: Annotated[str, typer.Option("--reason", help="Why identities are needed; kept in the audit.")] = "",
 ) -> None:
     """Write one table to a file."""
@@ -82,7 +99,9 @@ def synth(
     out: Annotated[Path, typer.Option("--out", help="Folder to write the extract to.")],
     students: Annotated[int, typer.Option("--students", min=1, help="Number of students.")] = 600,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed and arguments, same bytes.")] = 7,
-    through: Annotated[datetime | None, typer.Option("--through", formats=["%Y-%m-%d"], help="Last day of the extract; default today.")] = None,
+    through: Annotated[
+        datetime | None, typer.Option("--through", formats=["%Y-%m-%d"], help="Last day of the extract; default today.")
+    ] = None,
 ) -> None:
     """Generate the twin: a seeded extract whose truth is known and saved beside it."""
     from iom_platform.cli.runs import write_synthetic

@@ -74,12 +74,18 @@ def export_table(path: str, out: Path, *, as_of_on: date | None, identified: boo
     settings = start_platform()
     frame = _read(settings, table, as_of_on)
     if frame.empty:
-        raise NothingThere(f"{path} has no rows{f' for {as_of_on}' if as_of_on else ''}; `iom tables` shows what there is")
+        raise NothingThere(
+            f"{path} has no rows{f' for {as_of_on}' if as_of_on else ''}; `iom tables` shows what there is"
+        )
     if identified:
         from iom_platform.storage.record import read_identities
 
         names = read_identities(
-            settings, reason=reason, table_name=path, as_of_on=as_of_on, pseudonyms=sorted(set(frame["student_pseudonym"]))
+            settings,
+            reason=reason,
+            table_name=path,
+            as_of_on=as_of_on,
+            pseudonyms=sorted(set(frame["student_pseudonym"])),
         )
         frame.insert(0, "student_id", frame["student_pseudonym"].map(lambda p: names[p][1] if p in names else None))
     _write_whole(frame, out)

@@ -55,13 +55,19 @@ def _execute(settings: Settings, job_name: str, partition: str, ops: dict[str, A
         )
     if result.success:
         return
-    failures = {str(e.step_key): _said(e) for e in result.all_events if e.is_step_failure and e.step_failure_data.error_source}
+    failures = {
+        str(e.step_key): _said(e) for e in result.all_events if e.is_step_failure and e.step_failure_data.error_source
+    }
     for step, said in failures.items():
         print(f"  {step}: {said}", file=sys.stderr)
-    raise RunFailed(f"run {result.run_id} of {job_name} failed at {', '.join(failures) or 'its start'}; earlier rows stay as they were.")
+    raise RunFailed(
+        f"run {result.run_id} of {job_name} failed at {', '.join(failures) or 'its start'}; earlier rows stay as they were."
+    )
 
 
-def run_source(source: str, path: Path, *, as_of_on: date | None, refit: bool, delivered_on: date | None, repin: bool) -> None:
+def run_source(
+    source: str, path: Path, *, as_of_on: date | None, refit: bool, delivered_on: date | None, repin: bool
+) -> None:
     """Land the delivery at `path`, then score `as_of_on` (default today)."""
     from iom_platform.extract import SOURCES
 
@@ -70,9 +76,13 @@ def run_source(source: str, path: Path, *, as_of_on: date | None, refit: bool, d
     settings = load_settings()
     as_of_on = as_of_on or today(settings)
     if as_of_on < settings.institution.first_as_of:
-        raise UsageError(f"--as-of {as_of_on} is before institution.first_as_of ({settings.institution.first_as_of}) of iom.yaml")
+        raise UsageError(
+            f"--as-of {as_of_on} is before institution.first_as_of ({settings.institution.first_as_of}) of iom.yaml"
+        )
     if as_of_on > today(settings):
-        raise UsageError(f"--as-of {as_of_on} has not come yet in the institution's time zone; today is {today(settings)}")
+        raise UsageError(
+            f"--as-of {as_of_on} has not come yet in the institution's time zone; today is {today(settings)}"
+        )
     delivery = SOURCES[source].open_delivery(path, delivered_on=delivered_on)
     for notice in delivery.notices:
         print(f"  note: {notice}", file=sys.stderr)

@@ -89,7 +89,9 @@ def _check_code_location(port: int) -> None:
         entries = json.load(answer)["data"]["workspaceOrError"].get("locationEntries", [])
     problems = [(e["locationOrLoadError"] or {}).get("message") for e in entries]
     if not entries or any(problems):
-        raise ServiceFailed(f"Dagster could not load iom_platform: {next(filter(None, problems), 'no code location').splitlines()[0]}")
+        raise ServiceFailed(
+            f"Dagster could not load iom_platform: {next(filter(None, problems), 'no code location').splitlines()[0]}"
+        )
 
 
 def _end(processes: dict[str, "subprocess.Popen[bytes]"]) -> None:
@@ -132,7 +134,12 @@ def serve(*, dagster_port: int, mlflow_port: int) -> None:
         for name, command in _commands(settings, ports, variables).items():
             with open(log_folder / f"{name}.log", "ab") as log:
                 processes[name] = subprocess.Popen(
-                    command, env=environment_with(**variables), cwd=settings.home, stdout=log, stderr=log, start_new_session=True
+                    command,
+                    env=environment_with(**variables),
+                    cwd=settings.home,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
                 )
         _state_path(settings).write_text(json.dumps(state))
         print("Starting Dagster and MLflow ...", flush=True)

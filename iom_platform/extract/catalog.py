@@ -157,7 +157,10 @@ class Catalog:
         is_here[students] = True
         new = np.flatnonzero(is_here & ~self._introduced)
         self._introduced[new] = True
-        return [pa.array([self._ids[i] for i in new], pa.string()), pa.array([self._pseudonyms[i] for i in new], pa.string())]
+        return [
+            pa.array([self._ids[i] for i in new], pa.string()),
+            pa.array([self._pseudonyms[i] for i in new], pa.string()),
+        ]
 
     # -- enrollments -----------------------------------------------------------------------------
 

@@ -170,7 +170,9 @@ def _unique(names: set[str], members: list[_Member]) -> dict[str, _Member]:
 def _check_complete(scope: Scope, shapes: tuple[FileShape, ...], found: set[str], path: Path) -> None:
     """A full delivery has its required files, and assessments where it has submissions; an increment has any file."""
     if not found:
-        raise DeliveryRefused(f"{path.name} holds none of the files {', '.join(s.name for s in shapes)}; name the folder that does")
+        raise DeliveryRefused(
+            f"{path.name} holds none of the files {', '.join(s.name for s in shapes)}; name the folder that does"
+        )
     if scope == "increment":
         return
     for shape in shapes:
@@ -179,7 +181,9 @@ def _check_complete(scope: Scope, shapes: tuple[FileShape, ...], found: set[str]
         if shape.refers == "assessment" and shape.name.casefold() in found:
             for needed in shapes:
                 if needed.provides == "assessment" and needed.name.casefold() not in found:
-                    raise DeliveryRefused(f"{needed.name} is missing; {shape.name} refers to it, so deliver both or neither")
+                    raise DeliveryRefused(
+                        f"{needed.name} is missing; {shape.name} refers to it, so deliver both or neither"
+                    )
 
 
 def _read_manifest(members: list[_Member]) -> tuple[date | None, Scope]:
@@ -220,7 +224,9 @@ def _day_in_name(path: Path) -> date | None:
             try:
                 return date.fromisoformat(day)
             except ValueError:
-                raise DeliveryRefused(f"{name} holds a date that does not exist; declare delivered_on in {MANIFEST}") from None
+                raise DeliveryRefused(
+                    f"{name} holds a date that does not exist; declare delivered_on in {MANIFEST}"
+                ) from None
     return None
 
 

@@ -44,7 +44,9 @@ def parse_header(head: bytes, shape: FileShape) -> Header:
             raise DeliveryRefused(f"{shape.name}: column {_show(name)} stands twice in the header; deliver it once")
     found = {known[name]: i for i, name in enumerate(plain) if name in known}
     unknown = [name for name in plain if name not in known]
-    _refuse_missing(shape, [f.name for f in shape.fields if not f.is_optional and f.name not in found], unknown, not found)
+    _refuse_missing(
+        shape, [f.name for f in shape.fields if not f.is_optional and f.name not in found], unknown, not found
+    )
     notices = [f"{shape.name}: column {_show(name) or 'without a name'} is unknown and was ignored" for name in unknown]
     notices += [f"{shape.name}: column {name} is written otherwise in the header and was accepted"
                 for name, i in found.items() if names[i] != name]  # fmt: skip
@@ -69,7 +71,9 @@ def _first_line(head: bytes, file: str) -> tuple[str, int]:
     if b"\r" in raw.rstrip(b"\r"):
         raise DeliveryRefused(f"{file} ends its lines in a carriage return alone; write CRLF or LF")
     if end < 0 and len(head) >= HEAD_BYTES:
-        raise DeliveryRefused(f"{file} has no line end in its first {HEAD_BYTES} bytes; deliver it as CSV, a record per line")
+        raise DeliveryRefused(
+            f"{file} has no line end in its first {HEAD_BYTES} bytes; deliver it as CSV, a record per line"
+        )
     try:
         return raw.rstrip(b"\r").decode(), len(head) if end < 0 else end + 1
     except UnicodeDecodeError:
@@ -88,7 +92,9 @@ def _refuse_missing(shape: FileShape, missing: list[str], unknown: list[str], is
         return
     if is_headless:
         names = ",".join(f.name for f in shape.fields if not f.is_optional)
-        raise DeliveryRefused(f"{shape.name} begins with no header line that is known, delimited by commas; write first: {names}")
+        raise DeliveryRefused(
+            f"{shape.name} begins with no header line that is known, delimited by commas; write first: {names}"
+        )
     # a name far from the missing one may be a value of a file without header, so it is not shown
     near = difflib.get_close_matches(missing[0].casefold(), unknown, n=1, cutoff=0.6)
     others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""

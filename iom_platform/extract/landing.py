@@ -22,11 +22,15 @@ from iom_platform.tables import QUARANTINE, Table
 
 NO_START = Problem("no start of the presentation", "deliver presentation_starts_on, or a code like 2013B or 2013J")
 UNKNOWN_COURSE = Problem("unknown course", "deliver the presentation in courses.csv, or mend its row there")
-UNKNOWN_STUDENT = Problem("unknown student of that course", "deliver the student in studentInfo.csv, or mend the row there")
+UNKNOWN_STUDENT = Problem(
+    "unknown student of that course", "deliver the student in studentInfo.csv, or mend the row there"
+)
 UNKNOWN_ASSESSMENT = Problem("unknown assessment", "deliver the assessment in assessments.csv, or mend its row there")
 SAME_RECORD = Problem("repeated record", "deliver each record once; the first is kept")
 SAME_KEY = Problem("repeated key", "deliver one record per key; the first is kept")
-WRONG_DAY = Problem("time more than a day from the record's day", "mend the day or the time, and the presentation's start")
+WRONG_DAY = Problem(
+    "time more than a day from the record's day", "mend the day or the time, and the presentation's start"
+)
 IN_THE_FUTURE = Problem("after the day of delivery", "mend the day, or the declared day of delivery")
 _DAY_MICROSECONDS = 86_400_000_000
 _EPOCH = date(1970, 1, 1).toordinal()
@@ -112,7 +116,9 @@ class Landing:
             quarantined += batch.quarantine.num_rows
             yield batch
         if landed != loaded + quarantined:
-            raise CountMismatch(f"{file.name}: {landed} records landed, but {loaded} were loaded and {quarantined} quarantined")
+            raise CountMismatch(
+                f"{file.name}: {landed} records landed, but {loaded} were loaded and {quarantined} quarantined"
+            )
         self.tallies[file.name] = Tally(landed, loaded, quarantined)
 
     def _blocks(self, file: DeliveredFile) -> Iterator[tuple[bytes, Header]]:
@@ -163,7 +169,11 @@ class Landing:
         arrays["file_row"] = pa.array(first_row + block.offsets[kept])
         rows = _build_rows(file.table, trace, arrays, len(kept))
         quarantine = _build_quarantine(trace, first_row, block, judgment)
-        return Batch(rows, quarantine, pa.record_batch(self._catalog.introduce(students), names=["student_id", "student_pseudonym"]))
+        return Batch(
+            rows,
+            quarantine,
+            pa.record_batch(self._catalog.introduce(students), names=["student_id", "student_pseudonym"]),
+        )
 
     def _resolve(self, file: DeliveredFile, columns: dict[str, Values], judgment: "_Judgment") -> dict[str, np.ndarray]:
         """(n,) numbers of the course, student and assessment of each row; rejects rows that refer to none."""

@@ -30,7 +30,9 @@ _IS_BLANK = np.isin(np.arange(256), list(_BLANK + b"\n"))
 TOO_LONG = Problem("record longer than 1 MiB", "write a record per line, and close every quote")
 NUL_BYTE = Problem("NUL byte", "remove the byte; the file may be damaged")
 NOT_UTF8 = Problem("not UTF-8", "save the file as UTF-8")
-LINE_BREAK = Problem("carriage return inside a record", "end lines in CRLF or LF, and write no line break inside a value")
+LINE_BREAK = Problem(
+    "carriage return inside a record", "end lines in CRLF or LF, and write no line break inside a value"
+)
 OPEN_QUOTE = Problem("quote that does not close", "close the quote on the same line; a value holds no line break")
 STRAY_QUOTE = Problem("quote inside a value", "write a quote inside a quoted value twice")
 FIELD_COUNT = Problem("wrong number of fields", "write as many fields as the header, and quote a value with a comma")
@@ -56,7 +58,11 @@ class Block:
 
 
 def read_blocks(
-    stream: BinaryIO, file: str, header: Header, block_bytes: int = BLOCK_BYTES, on_chunk: Callable[[bytes], object] = len
+    stream: BinaryIO,
+    file: str,
+    header: Header,
+    block_bytes: int = BLOCK_BYTES,
+    on_chunk: Callable[[bytes], object] = len,
 ) -> Iterator[bytes]:
     """The file after its header in blocks of whole lines, each ended by a newline; memory is bounded.
 

@@ -32,7 +32,9 @@ def load_key(settings: Settings) -> bytes:
             mode = os.fstat(file.fileno()).st_mode
             text = file.read(4096)
     except OSError as error:
-        raise SettingsError(f"the pseudonym key {path} cannot be read ({error.strerror}); give it back to its user") from None
+        raise SettingsError(
+            f"the pseudonym key {path} cannot be read ({error.strerror}); give it back to its user"
+        ) from None
     if mode & _OTHERS:
         raise SettingsError(f"the pseudonym key {path} can be read by other users; run `chmod 600 {path}`")
     return _decode(text, str(path), "restore it from a backup, for a new key gives every student another pseudonym")

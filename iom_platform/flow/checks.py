@@ -85,4 +85,6 @@ def publish(
             "the check's metadata names each broken rule, and the rows published before stay."
         )
     rows = write()
-    yield dg.MaterializeResult(asset_key=asset_key(table), metadata={"dagster/partition_row_count": rows, **(metadata or {})})
+    yield dg.MaterializeResult(
+        asset_key=asset_key(table), metadata={"dagster/partition_row_count": rows, **(metadata or {})}
+    )

@@ -71,7 +71,9 @@ def _take_snapshot(cohort: "pd.DataFrame", as_of_on: date, dagster_run_id: str) 
 
     known = [reason is None for reason in find_unknown(cohort)]
     frame = cohort[known].reset_index(drop=True)
-    return Snapshot(frame, as_of_on, hash_rows(ANONYMIZED_STUDENT_TERM, shape_rows(ANONYMIZED_STUDENT_TERM, frame)), dagster_run_id)
+    return Snapshot(
+        frame, as_of_on, hash_rows(ANONYMIZED_STUDENT_TERM, shape_rows(ANONYMIZED_STUDENT_TERM, frame)), dagster_run_id
+    )
 
 
 def _register(settings: Settings, snapshot: Snapshot, params: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +97,11 @@ def _register(settings: Settings, snapshot: Snapshot, params: dict[str, Any]) ->
         inputs=frame[list(MODEL_INPUTS)],
         params=estimator_params(**params),
         metrics={name: float(value) for name, value in quality.items() if value is not None},
-        tags={"fit_key": snapshot.fit_key(settings, params), "trained_as_of": day, "dagster_run_id": snapshot.dagster_run_id},
+        tags={
+            "fit_key": snapshot.fit_key(settings, params),
+            "trained_as_of": day,
+            "dagster_run_id": snapshot.dagster_run_id,
+        },
         plots={"profiles.png": plot_profiles(profiles)},
         profiles=profiles,
         model_name=MODEL_NAME,
@@ -110,12 +116,16 @@ def _fit_or_find(settings: Settings, snapshot: Snapshot, algorithm: str, *, refi
     from iom_platform.storage.model_registry import Registry
 
     params = {**settings.clustering.model_dump(), "algorithm": algorithm}
-    found = None if refit else Registry.of(settings).find_version_by_fit_key(MODEL_NAME, snapshot.fit_key(settings, params))
+    found = (
+        None if refit else Registry.of(settings).find_version_by_fit_key(MODEL_NAME, snapshot.fit_key(settings, params))
+    )
     made = found or _register(settings, snapshot, params)
     return {"algorithm": algorithm, "fit_key": snapshot.fit_key(settings, params), **made}
 
 
-def _promote(context: dg.AssetExecutionContext, settings: Settings, snapshot: Snapshot, *, refit: bool) -> dict[str, Any]:
+def _promote(
+    context: dg.AssetExecutionContext, settings: Settings, snapshot: Snapshot, *, refit: bool
+) -> dict[str, Any]:
     """Fit every algorithm on the snapshot, so that they can be compared; promote the one that the settings name."""
     from iom_platform.clustering.algorithms import ALGORITHMS
     from iom_platform.storage.model_registry import Registry
@@ -142,7 +152,9 @@ def _promote(context: dg.AssetExecutionContext, settings: Settings, snapshot: Sn
     return row
 
 
-def _see_to_champion(context: dg.AssetExecutionContext, settings: Settings, as_of_on: date, *, refit: bool) -> tuple[dict[str, Any] | None, str]:
+def _see_to_champion(
+    context: dg.AssetExecutionContext, settings: Settings, as_of_on: date, *, refit: bool
+) -> tuple[dict[str, Any] | None, str]:
     """The day's champion and how it came to be: kept, or fitted now; None where nothing can be fitted."""
     from iom_platform.storage.record import champion_for, open_record
 
@@ -190,12 +202,18 @@ def promotions(context: dg.AssetExecutionContext, config: FitConfig, platform: P
         check_name=SILHOUETTE_CHECK,
         asset_key=asset_key(PROMOTIONS),
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={"silhouette": silhouette if silhouette is not None else "no model", "minimum": settings.validation.min_silhouette_score},
+        metadata={
+            "silhouette": silhouette if silhouette is not None else "no model",
+            "minimum": settings.validation.min_silhouette_score,
+        },
     )
 
 
 @dg.multi_asset(
-    specs=[_spec(ASSIGNMENTS, ANONYMIZED_STUDENT_TERM, PROMOTIONS), _spec(PROFILES, ANONYMIZED_STUDENT_TERM, PROMOTIONS)],
+    specs=[
+        _spec(ASSIGNMENTS, ANONYMIZED_STUDENT_TERM, PROMOTIONS),
+        _spec(PROFILES, ANONYMIZED_STUDENT_TERM, PROMOTIONS),
+    ],
     check_specs=[suite_spec(ASSIGNMENTS)],
     partitions_def=AS_OF,
     retry_policy=RETRY,
@@ -216,19 +234,28 @@ def assignments(context: dg.AssetExecutionContext, platform: Platform) -> Iterat
     observed = cohort[cohort["is_observed"]].reset_index(drop=True)
     with open_record(settings) as conn:
         champion = champion_for(conn, MODEL_NAME, as_of_on)
-    frame, profiles = pd.DataFrame(columns=list(ASSIGNMENTS.column_names)), pd.DataFrame(columns=list(PROFILES.column_names))
+    frame, profiles = (
+        pd.DataFrame(columns=list(ASSIGNMENTS.column_names)),
+        pd.DataFrame(columns=list(PROFILES.column_names)),
+    )
     metadata: dict[str, Any] = {}
     if champion and len(observed):
         model, _ = Registry.of(settings).load_model(MODEL_NAME, champion["model_version"])
         labels, confidence = assign(model, observed[list(MODEL_INPUTS)])
         by = {"model_name": MODEL_NAME, "model_version": champion["model_version"]}
-        frame = observed[list(ASSIGNMENTS.key)].assign(**by, cluster=labels, confidence=confidence)[list(ASSIGNMENTS.column_names)]
+        frame = observed[list(ASSIGNMENTS.key)].assign(**by, cluster=labels, confidence=confidence)[
+            list(ASSIGNMENTS.column_names)
+        ]
         profiles = profile_clusters(observed, labels).assign(as_of_on=as_of_on, **by)[list(PROFILES.column_names)]
         metadata = {"profiles": picture(plot_profiles(profiles)), "model_version": champion["model_version"]}
     else:
-        context.log.warning(f"Nothing is assigned on {as_of_on}: no observed enrollment, or no champion trained on or before it.")
+        context.log.warning(
+            f"Nothing is assigned on {as_of_on}: no observed enrollment, or no champion trained on or before it."
+        )
     with open_record(settings) as conn:
-        yield from publish(ASSIGNMENTS, frame, lambda: replace_partition(conn, ASSIGNMENTS, as_of_on, frame), metadata=metadata)
+        yield from publish(
+            ASSIGNMENTS, frame, lambda: replace_partition(conn, ASSIGNMENTS, as_of_on, frame), metadata=metadata
+        )
         rows = replace_partition(conn, PROFILES, as_of_on, profiles)
     yield dg.MaterializeResult(asset_key=asset_key(PROFILES), metadata={"dagster/partition_row_count": rows})
 

@@ -67,7 +67,9 @@ def _refuse_foreign_courses(con: Any, delivery: "Delivery") -> None:
         [delivery.delivery_id, delivery.source],
     ).fetchone()
     if clash:
-        raise refusal(f"courses.csv: course {clash[0]} was delivered by source {clash[1]} before; rename it, or use another IOM_HOME.")
+        raise refusal(
+            f"courses.csv: course {clash[0]} was delivered by source {clash[1]} before; rename it, or use another IOM_HOME."
+        )
 
 
 def _load(settings: Settings, con: Any, delivery: "Delivery") -> None:
@@ -93,11 +95,23 @@ def _load(settings: Settings, con: Any, delivery: "Delivery") -> None:
                     append_rows(con, file.table, pa.Table.from_batches(waiting))
                     waiting.clear()
                 append_rows(con, QUARANTINE, batch.quarantine)
-                identities += zip(*(batch.identities[name].to_pylist() for name in ("student_id", "student_pseudonym")), strict=True)
+                identities += zip(
+                    *(batch.identities[name].to_pylist() for name in ("student_id", "student_pseudonym")), strict=True
+                )
             if waiting:
                 append_rows(con, file.table, pa.Table.from_batches(waiting))
             tally = landing.tallies[file.name]
-            files.append((delivery.delivery_id, file.name, file.table.path, file.sha256, tally.landed, tally.loaded, tally.quarantined))
+            files.append(
+                (
+                    delivery.delivery_id,
+                    file.name,
+                    file.table.path,
+                    file.sha256,
+                    tally.landed,
+                    tally.loaded,
+                    tally.quarantined,
+                )
+            )
         _refuse_foreign_courses(con, delivery)
         append_rows(con, FILES, pd.DataFrame(files, columns=list(FILES.column_names)))
         row = (delivery.delivery_id, delivery.source, delivery.delivered_on, delivery.scope, delivery.sha256, False,
@@ -111,21 +125,30 @@ def _read_for_suite(con: Any, table: Table, delivery_id: str) -> "pd.DataFrame":
     """The delivery's rows as the suite needs them; of the big table, the distinct tuples of the suite's columns."""
     distinct = "distinct" if table is OULAD_STUDENT_VLE else ""
     columns = ", ".join(suite_columns_of(table) if distinct else table.column_names)
-    frame: pd.DataFrame = con.execute(f"select {distinct} {columns} from {table.sql_name} where delivery_id = ?", [delivery_id]).df()
+    frame: pd.DataFrame = con.execute(
+        f"select {distinct} {columns} from {table.sql_name} where delivery_id = ?", [delivery_id]
+    ).df()
     return frame
 
 
 def _nothing_delivered(table: Table) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
-        passed=True, check_name=SUITE_CHECK, asset_key=asset_key(table), metadata={"rows": 0, "broken": "nothing of it in this increment"}
+        passed=True,
+        check_name=SUITE_CHECK,
+        asset_key=asset_key(table),
+        metadata={"rows": 0, "broken": "nothing of it in this increment"},
     )
 
 
 def _judge(con: Any, delivery_id: str) -> Iterator[dg.AssetCheckResult]:
     """Every suite of the raw tables, and the counts, on what is in the warehouse."""
-    counts = con.execute("select table_name, sum(landed_rows) from raw.files where delivery_id = ? group by all", [delivery_id]).fetchall()
+    counts = con.execute(
+        "select table_name, sum(landed_rows) from raw.files where delivery_id = ? group by all", [delivery_id]
+    ).fetchall()
     landed = {name: int(rows) for name, rows in counts}
-    is_increment = con.execute("select scope from raw.deliveries where delivery_id = ?", [delivery_id]).fetchall() == [("increment",)]
+    is_increment = con.execute("select scope from raw.deliveries where delivery_id = ?", [delivery_id]).fetchall() == [
+        ("increment",)
+    ]
     for table in OULAD_TABLES:
         if is_increment and not landed.get(table.path):
             # absence is no deletion there, so a suite's "there are rows" does not hold
@@ -157,21 +180,39 @@ def _open(context: dg.AssetExecutionContext, config: DeliveryConfig) -> "Deliver
     except DeliveryRefused as error:
         raise refusal(str(error)) from None
     if delivery.delivered_on != day:
-        raise refusal(f"the delivery declares {delivery.delivered_on} as its day, and this partition is {day}; choose that partition.")
+        raise refusal(
+            f"the delivery declares {delivery.delivered_on} as its day, and this partition is {day}; choose that partition."
+        )
     for notice in delivery.notices:
         context.log.warning(notice)
     return delivery
 
 
 _BOOKS = (QUARANTINE, FILES, DELIVERIES)
-_SPECS = [table_spec(t, owner=DATA_ENGINEERS, kinds={"python", "duckdb"}, partitions_def=DELIVERED) for t in (*OULAD_TABLES, *_BOOKS)]
+_SPECS = [
+    table_spec(t, owner=DATA_ENGINEERS, kinds={"python", "duckdb"}, partitions_def=DELIVERED)
+    for t in (*OULAD_TABLES, *_BOOKS)
+]
 _CHECKS = [suite_spec(t, partitions_def=DELIVERED) for t in OULAD_TABLES] + [
-    dg.AssetCheckSpec(ROWS_CHECK, asset=asset_key(t), blocking=True, partitions_def=DELIVERED, description="landed = loaded + quarantined")
+    dg.AssetCheckSpec(
+        ROWS_CHECK,
+        asset=asset_key(t),
+        blocking=True,
+        partitions_def=DELIVERED,
+        description="landed = loaded + quarantined",
+    )
     for t in OULAD_TABLES
 ]
 
 
-@dg.multi_asset(specs=_SPECS, check_specs=_CHECKS, partitions_def=DELIVERED, retry_policy=RETRY, backfill_policy=ONE_DAY, name="load_delivery")
+@dg.multi_asset(
+    specs=_SPECS,
+    check_specs=_CHECKS,
+    partitions_def=DELIVERED,
+    retry_policy=RETRY,
+    backfill_policy=ONE_DAY,
+    name="load_delivery",
+)
 def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platform: Platform) -> Iterator[Any]:
     """Land a delivery whole or not at all; the same bytes again change nothing; red checks leave it unaccepted."""
     from iom_platform.extract.source import DeliveryRefused
@@ -181,11 +222,17 @@ def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platfo
     delivery = _open(context, config)
     with open_warehouse(settings, purpose=f"land {delivery.delivery_id}", write=True) as con:
         prepare_warehouse(con)
-        before = con.execute("select source from raw.deliveries where delivery_id = ?", [delivery.delivery_id]).fetchone()
+        before = con.execute(
+            "select source from raw.deliveries where delivery_id = ?", [delivery.delivery_id]
+        ).fetchone()
         if before and before[0] != delivery.source:
-            raise refusal(f"these bytes have landed before as source {before[0]}; the same files cannot be two sources.")
+            raise refusal(
+                f"these bytes have landed before as source {before[0]}; the same files cannot be two sources."
+            )
         if before:
-            context.log.warning(f"delivery {delivery.delivery_id} has landed before; its bytes are the same, and nothing is loaded again")
+            context.log.warning(
+                f"delivery {delivery.delivery_id} has landed before; its bytes are the same, and nothing is loaded again"
+            )
         else:
             try:
                 _load(settings, con, delivery)
@@ -203,20 +250,31 @@ def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platfo
         }
     yield from results
     if red:
-        raise refusal(f"delivery {delivery.delivery_id} is not accepted, for checks of {', '.join(red)} are red; no day will use it.")
+        raise refusal(
+            f"delivery {delivery.delivery_id} is not accepted, for checks of {', '.join(red)} are red; no day will use it."
+        )
     quarantined = sum(c["quarantined"] for c in counts.values())
     if quarantined:
-        context.log.warning(f"{quarantined} records went to raw/quarantine; each row there names file, record, column, rule and remedy")
+        context.log.warning(
+            f"{quarantined} records went to raw/quarantine; each row there names file, record, column, rule and remedy"
+        )
     common = {"delivery_id": delivery.delivery_id, "source": delivery.source, "scope": delivery.scope}
     for table in OULAD_TABLES:
-        yield dg.MaterializeResult(asset_key=asset_key(table), metadata={**common, **counts.get(table.path, {"dagster/partition_row_count": 0})})
+        yield dg.MaterializeResult(
+            asset_key=asset_key(table),
+            metadata={**common, **counts.get(table.path, {"dagster/partition_row_count": 0})},
+        )
     for table, rows in zip(_BOOKS, (quarantined, len(delivery.files), 1), strict=True):
         yield dg.MaterializeResult(asset_key=asset_key(table), metadata={**common, "dagster/partition_row_count": rows})
 
 
 # written by the features step, which reads it as well; so it is shown, and materialized by nobody
 delivery_scope = dg.AssetSpec(
-    asset_key(DELIVERY_SCOPE), description=DELIVERY_SCOPE.doc, group_name="extract", owners=[DATA_ENGINEERS], kinds={"duckdb"}
+    asset_key(DELIVERY_SCOPE),
+    description=DELIVERY_SCOPE.doc,
+    group_name="extract",
+    owners=[DATA_ENGINEERS],
+    kinds={"duckdb"},
 )
 
 ASSETS = (raw_tables, delivery_scope)

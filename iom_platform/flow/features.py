@@ -81,10 +81,15 @@ class _Translator(DagsterDbtTranslator):
         self, dbt_resource_props: Mapping[str, Any], dbt_parent_resource_props: Mapping[str, Any]
     ) -> dg.PartitionMapping | None:
         # an as-of day may use every delivery, whenever it came
-        is_delivered = dbt_parent_resource_props["resource_type"] == "source" and dbt_parent_resource_props["name"] != DELIVERY_SCOPE.name
+        is_delivered = (
+            dbt_parent_resource_props["resource_type"] == "source"
+            and dbt_parent_resource_props["name"] != DELIVERY_SCOPE.name
+        )
         return dg.AllPartitionMapping() if is_delivered else None
 
-    def get_asset_check_spec(self, asset_spec: Any, manifest: Any, unique_id: str, project: Any) -> dg.AssetCheckSpec | None:
+    def get_asset_check_spec(
+        self, asset_spec: Any, manifest: Any, unique_id: str, project: Any
+    ) -> dg.AssetCheckSpec | None:
         spec = super().get_asset_check_spec(asset_spec, manifest, unique_id, project)
         return spec._replace(partitions_def=AS_OF) if spec else None
 
@@ -99,11 +104,15 @@ def _pin_deliveries(context: dg.AssetExecutionContext, settings: Any, as_of_on: 
         accepted = read_table(con, DELIVERIES)
         accepted = accepted[accepted["is_accepted"]]
         if accepted.empty:
-            raise refusal("No accepted delivery has landed; land one with `iom run --source NAME --path PATH`, or look at the red checks of raw/*.")
+            raise refusal(
+                "No accepted delivery has landed; land one with `iom run --source NAME --path PATH`, or look at the red checks of raw/*."
+            )
         if len(pinned) and not repin:
             newer = len(set(accepted["delivery_id"]) - set(pinned["delivery_id"]))
             if newer:
-                context.log.warning(f"{as_of_on} is replayed from its {len(pinned)} pinned deliveries; {newer} others are left out (repin: true takes them in).")
+                context.log.warning(
+                    f"{as_of_on} is replayed from its {len(pinned)} pinned deliveries; {newer} others are left out (repin: true takes them in)."
+                )
             return
         scope = accepted[["delivery_id"]].assign(as_of_on=as_of_on)[list(DELIVERY_SCOPE.column_names)]
         replace_partition(con, DELIVERY_SCOPE, as_of_on, scope)
@@ -140,7 +149,9 @@ def _row_counts(settings: Any, as_of_on: date) -> dict[dg.AssetKey, int]:
     backfill_policy=ONE_DAY,
     name="dbt_build",
 )
-def feature_models(context: dg.AssetExecutionContext, config: FeaturesConfig, dbt: DbtCliResource, platform: Platform) -> Iterator[Any]:
+def feature_models(
+    context: dg.AssetExecutionContext, config: FeaturesConfig, dbt: DbtCliResource, platform: Platform
+) -> Iterator[Any]:
     """Run `dbt build` for one as-of day: models and their tests, the warehouse's single writer meanwhile."""
     from iom_platform.storage.warehouse import warehouse_lock
 
@@ -160,7 +171,9 @@ def feature_models(context: dg.AssetExecutionContext, config: FeaturesConfig, db
         rows = counts.get(context.asset_key_for_output(event.output_name)) if isinstance(event, dg.Output) else None
         yield event if rows is None else event.with_metadata({**event.metadata, "dagster/partition_row_count": rows})
     if not succeeded:
-        raise refusal("dbt build was not green: the red checks of this run name the tests; nothing after them was built.")
+        raise refusal(
+            "dbt build was not green: the red checks of this run name the tests; nothing after them was built."
+        )
     if asset_key(STUDENT_TERM) in context.selected_asset_keys and not counts.get(asset_key(STUDENT_TERM)):
         context.log.warning(f"No presentation runs on {as_of_on}: nothing to score, and the rows of earlier days stay.")
 

@@ -31,11 +31,15 @@ def condemn_dead_runs(instance: "dg.DagsterInstance") -> list[str]:
     """Report the unfinished runs of dead processes as failed; their ids."""
     import dagster as dg  # here, since `iom status` asks only for marks
 
-    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING])
+    unfinished = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    )
     condemned = []
     for run in instance.get_runs(unfinished):
         mark = run.tags.get(PROCESS_TAG)
         if mark and len(mark.split()) == 3 and process_mark(int(mark.split()[1])) != mark:
-            instance.report_run_failed(run, "The process that executed this run is gone; run it again: nothing half-written was kept.")
+            instance.report_run_failed(
+                run, "The process that executed this run is gone; run it again: nothing half-written was kept."
+            )
             condemned.append(run.run_id)
     return condemned

@@ -29,7 +29,9 @@ def _spec(table: Any, deps: list[Any]) -> dg.AssetSpec:
     return table_spec(table, owner=PRIVACY_OFFICERS, kinds={"python", "duckdb"}, partitions_def=AS_OF, deps=deps)
 
 
-def _levels_for(con: Any, frame: "pd.DataFrame", as_of_on: date, settings: Any) -> tuple["pd.DataFrame", "pd.DataFrame"]:
+def _levels_for(
+    con: Any, frame: "pd.DataFrame", as_of_on: date, settings: Any
+) -> tuple["pd.DataFrame", "pd.DataFrame"]:
     """Levels in force on a day (newest fit on or before it), and those newly fitted for courses that had none."""
     import pandas as pd
 
@@ -41,16 +43,23 @@ def _levels_for(con: Any, frame: "pd.DataFrame", as_of_on: date, settings: Any) 
     newest = known.groupby("course_id")["fitted_as_of"].transform("max")
     known = known[known["fitted_as_of"] == newest]
     missing = frame[~frame["course_id"].isin(known["course_id"])]
-    fitted = fit_generalization(missing, k=settings.privacy.k, max_suppressed_share=settings.privacy.max_suppressed_share)
+    fitted = fit_generalization(
+        missing, k=settings.privacy.k, max_suppressed_share=settings.privacy.max_suppressed_share
+    )
     fitted = fitted.assign(fitted_as_of=pd.Timestamp(as_of_on))[list(GENERALIZATIONS.column_names)]
     return (pd.concat([known, fitted], ignore_index=True) if len(known) else fitted), fitted
 
 
 @dg.multi_asset(
-    specs=[_spec(GENERALIZATIONS, [asset_key(STUDENT_TERM)]), _spec(ANONYMIZED_STUDENT_TERM, [asset_key(STUDENT_TERM)])],
+    specs=[
+        _spec(GENERALIZATIONS, [asset_key(STUDENT_TERM)]),
+        _spec(ANONYMIZED_STUDENT_TERM, [asset_key(STUDENT_TERM)]),
+    ],
     check_specs=[
         suite_spec(ANONYMIZED_STUDENT_TERM),
-        check_spec(ANONYMIZED_STUDENT_TERM, K_ANONYMITY_CHECK, "Every cell of quasi-identifiers holds at least k rows."),
+        check_spec(
+            ANONYMIZED_STUDENT_TERM, K_ANONYMITY_CHECK, "Every cell of quasi-identifiers holds at least k rows."
+        ),
     ],
     partitions_def=AS_OF,
     retry_policy=RETRY,

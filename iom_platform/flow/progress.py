@@ -22,7 +22,9 @@ class _StepLines(logging.Handler):
         event = meta.get("dagster_event")
         if event is None:
             if record.levelno >= logging.WARNING:
-                print(f"  {record.levelname.lower()}: {meta.get('orig_message') or record.getMessage()}", file=sys.stderr)
+                print(
+                    f"  {record.levelname.lower()}: {meta.get('orig_message') or record.getMessage()}", file=sys.stderr
+                )
         elif event.event_type_value == "STEP_START":
             self._began[event.step_key] = time.monotonic()
         elif event.event_type_value == "STEP_SUCCESS":
@@ -30,7 +32,10 @@ class _StepLines(logging.Handler):
             print(f"  {event.step_key}: done in {seconds:.1f} s", file=sys.stderr)
         elif event.event_type_value == "ASSET_CHECK_EVALUATION" and not event.event_specific_data.passed:
             check = event.event_specific_data
-            print(f"  check {check.asset_key.to_user_string()}: {check.check_name} {check.severity.value.lower()}", file=sys.stderr)
+            print(
+                f"  check {check.asset_key.to_user_string()}: {check.check_name} {check.severity.value.lower()}",
+                file=sys.stderr,
+            )
 
 
 @dg.logger

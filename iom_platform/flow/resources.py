@@ -67,7 +67,9 @@ def column_schema(table: Table) -> dg.TableSchema:
     )
 
 
-def table_spec(table: Table, *, owner: str, kinds: set[str], partitions_def: dg.PartitionsDefinition, **more: object) -> dg.AssetSpec:
+def table_spec(
+    table: Table, *, owner: str, kinds: set[str], partitions_def: dg.PartitionsDefinition, **more: object
+) -> dg.AssetSpec:
     """The asset spec of a table in `tables.py`: its words are the UI's words."""
     return dg.AssetSpec(
         asset_key(table),

@@ -27,7 +27,9 @@ def _score(settings: Any, cohort: "pd.DataFrame", as_of_on: date) -> "pd.DataFra
     with open_record(settings) as conn:
         champion = champion_for(conn, MODEL_NAME, as_of_on)
         assigned = read_table(conn, ASSIGNMENTS, as_of_on)
-    joined = cohort.merge(assigned[["student_pseudonym", "course_id", "cluster"]], on=["student_pseudonym", "course_id"], how="left")
+    joined = cohort.merge(
+        assigned[["student_pseudonym", "course_id", "cluster"]], on=["student_pseudonym", "course_id"], how="left"
+    )
     risk_model = None
     if champion:
         _, stored = Registry.of(settings).load_model(MODEL_NAME, champion["model_version"])
@@ -36,7 +38,9 @@ def _score(settings: Any, cohort: "pd.DataFrame", as_of_on: date) -> "pd.DataFra
     scored = joined.drop(columns="cluster").join(scored)
     known = scored["risk_level"] != "UNKNOWN"
     scored["model_name"] = known.map({True: MODEL_NAME, False: None})
-    scored["model_version"] = known.map({True: champion["model_version"] if champion else None, False: None}).astype("Int64")
+    scored["model_version"] = known.map({True: champion["model_version"] if champion else None, False: None}).astype(
+        "Int64"
+    )
     return scored[list(STUDENT_RISK.column_names)]
 
 
@@ -58,15 +62,22 @@ def student_risk(context: dg.AssetExecutionContext, platform: Platform) -> Itera
     settings, as_of_on = platform.settings, date.fromisoformat(context.partition_key)
     cohort = read_cohort(settings, as_of_on)
     frame = _score(settings, cohort, as_of_on)
-    metadata: dict[str, Any] = {"not_in_force": dg.MetadataValue.md("\n".join(f"- {s}" for s in settings.not_in_force()) or "none")}
+    metadata: dict[str, Any] = {
+        "not_in_force": dg.MetadataValue.md("\n".join(f"- {s}" for s in settings.not_in_force()) or "none")
+    }
     if len(frame):
         summary = summarize_risk(frame)
-        metadata |= {"levels": dg.MetadataValue.md(summary.to_markdown(index=False)), "plot": picture(plot_levels(summary))}
+        metadata |= {
+            "levels": dg.MetadataValue.md(summary.to_markdown(index=False)),
+            "plot": picture(plot_levels(summary)),
+        }
     else:
         metadata["message"] = f"No presentation runs on {as_of_on}; the rows of earlier days stay."
         context.log.warning(metadata["message"])
     with open_record(settings) as conn:
-        yield from publish(STUDENT_RISK, frame, lambda: replace_partition(conn, STUDENT_RISK, as_of_on, frame), metadata=metadata)
+        yield from publish(
+            STUDENT_RISK, frame, lambda: replace_partition(conn, STUDENT_RISK, as_of_on, frame), metadata=metadata
+        )
 
 
 ASSETS = (student_risk,)

@@ -98,7 +98,11 @@ def test_a_second_up_says_that_it_runs_already(spine: Spine, up: dict[str, Any])
 def test_services_listen_on_loopback_only(up: dict[str, Any]) -> None:
     listening = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
     for port in (up["dagster"], up["mlflow"]):
-        addresses = {line.split()[1].split(":")[0] for line in listening.splitlines() if f":{port:04X} " in line and " 0A " in line}
+        addresses = {
+            line.split()[1].split(":")[0]
+            for line in listening.splitlines()
+            if f":{port:04X} " in line and " 0A " in line
+        }
         assert addresses == {"0100007F"}, addresses
 
 

@@ -235,8 +235,6 @@ def test_never_active_is_further_away_than_any_activity() -> None:
     assert scaled[never].min() > scaled[~never].max()
 
 
-
-
 def test_fit_key_changes_with_each_part() -> None:
     params = al.estimator_params(algorithm="kmeans", n_clusters=4, max_iterations=300, seed=1)
     assert params["n_clusters"] == 4

@@ -82,7 +82,12 @@ def test_one_byte_more_is_another_delivery(tmp_path: Path) -> None:
 
 def test_optional_files_may_be_missing_and_are_named(tmp_path: Path) -> None:
     files = {n: FILES[n] for n in ("courses.csv", "studentInfo.csv", "studentRegistration.csv")}
-    assert _open(_folder(tmp_path / "a", files)).missing == ("assessments.csv", "vle.csv", "studentAssessment.csv", "studentVle.csv")
+    assert _open(_folder(tmp_path / "a", files)).missing == (
+        "assessments.csv",
+        "vle.csv",
+        "studentAssessment.csv",
+        "studentVle.csv",
+    )
 
 
 def test_an_increment_may_hold_any_of_the_files(tmp_path: Path) -> None:
@@ -199,10 +204,14 @@ def test_two_files_of_a_name_or_files_in_two_folders_are_refused(tmp_path: Path)
     assert "twice" in _refuse(_zip(tmp_path / "b.zip", {**FILES, "old/courses.csv": FILES["courses.csv"]}))
     scattered = {("x/" if i else "y/") + n: c for i, (n, c) in enumerate(FILES.items())}
     assert "several folders" in _refuse(_zip(tmp_path / "c.zip", scattered))
-    assert "delivery.json is there twice" in _refuse(_zip(tmp_path / "d.zip", {**FILES, "delivery.json": b"{}", "x/delivery.json": b"{}"}))
+    assert "delivery.json is there twice" in _refuse(
+        _zip(tmp_path / "d.zip", {**FILES, "delivery.json": b"{}", "x/delivery.json": b"{}"})
+    )
 
 
-@pytest.mark.parametrize("name", ["../courses.csv", "/courses.csv", "x/../../courses.csv", "..\\courses.csv", "C:\\courses.csv"])
+@pytest.mark.parametrize(
+    "name", ["../courses.csv", "/courses.csv", "x/../../courses.csv", "..\\courses.csv", "C:\\courses.csv"]
+)
 def test_a_name_that_leads_out_of_the_archive_is_refused(tmp_path: Path, name: str) -> None:
     files = {n: c for n, c in FILES.items() if n != "courses.csv"} | {name: FILES["courses.csv"]}
     assert "leads out" in _refuse(_zip(tmp_path / "a.zip", files))

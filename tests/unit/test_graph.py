@@ -50,7 +50,9 @@ def test_nothing_past_the_wall_reads_before_it() -> None:
 
 
 def test_only_the_day_s_features_pass_the_wall() -> None:
-    into = {e[0].to_user_string() for e in _edges(defs) if e[1].path[0] == "anonymized" and e[0].path[0] != "anonymized"}
+    into = {
+        e[0].to_user_string() for e in _edges(defs) if e[1].path[0] == "anonymized" and e[0].path[0] != "anonymized"
+    }
     assert into == {"features/student_term", "features/student_outcome"}
 
 
@@ -89,7 +91,11 @@ def test_every_suite_is_a_blocking_partitioned_check_of_its_asset(path: str) -> 
 
 def test_dbt_tests_are_blocking_partitioned_checks() -> None:
     graph = defs.resolve_asset_graph()
-    dbt = [graph.get_check_spec(k) for k in graph.asset_check_keys if k.name not in {"expectations", "rows_add_up", "k_anonymity", "silhouette"}]
+    dbt = [
+        graph.get_check_spec(k)
+        for k in graph.asset_check_keys
+        if k.name not in {"expectations", "rows_add_up", "k_anonymity", "silhouette"}
+    ]
     assert len(dbt) > 50
     assert all(c.blocking and c.partitions_def == AS_OF for c in dbt)
 

@@ -23,7 +23,9 @@ FAULTS = {
 
 
 def _copy(tmp_path: Path) -> Path:
-    shutil.copytree(PROJECT_ROOT / "iom_platform", tmp_path / "iom_platform", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        PROJECT_ROOT / "iom_platform", tmp_path / "iom_platform", ignore=shutil.ignore_patterns("__pycache__")
+    )
     shutil.copy(PROJECT_ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 
@@ -49,7 +51,11 @@ def test_each_import_contract_sees_its_fault(tmp_path: Path, contract: str) -> N
         _append(folder / "iom_platform" / "clustering" / "profiles.py", "from iom_platform.clustering import quality")
     result = _lint_imports(folder)
     assert result.returncode != 0
-    assert "BROKEN" in result.stdout or "could not find" in (result.stdout + result.stderr).lower() or "not listed" in result.stdout
+    assert (
+        "BROKEN" in result.stdout
+        or "could not find" in (result.stdout + result.stderr).lower()
+        or "not listed" in result.stdout
+    )
     if "BROKEN" in result.stdout:
         assert f"{contract.partition(' (')[0]} BROKEN" in result.stdout
 
@@ -62,19 +68,27 @@ def test_the_import_contracts_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["import os\n\nHOME = os.environ['HOME']", "import os\n\nHOME = os.getenv('HOME')", "import numpy as np\n\nnp.random.seed(1)"],
+    [
+        "import os\n\nHOME = os.environ['HOME']",
+        "import os\n\nHOME = os.getenv('HOME')",
+        "import numpy as np\n\nnp.random.seed(1)",
+    ],
 )
 def test_ruff_sees_what_only_settings_may_do(tmp_path: Path, line: str) -> None:
     folder = _copy(tmp_path)
     (folder / "iom_platform" / "planted.py").write_text(f'"""Planted."""\n\n{line}\n')
-    result = subprocess.run([str(BIN / "ruff"), "check", "iom_platform"], cwd=folder, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [str(BIN / "ruff"), "check", "iom_platform"], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert result.returncode != 0
     assert "TID251" in result.stdout
 
 
 def test_mypy_sees_a_wrong_type(tmp_path: Path) -> None:
     planted = tmp_path / "planted.py"
-    planted.write_text('"""Planted."""\n\nfrom iom_platform.tables import find_table\n\nNUMBER: int = find_table("risk/student_risk")\n')
+    planted.write_text(
+        '"""Planted."""\n\nfrom iom_platform.tables import find_table\n\nNUMBER: int = find_table("risk/student_risk")\n'
+    )
     result = subprocess.run(
         [str(BIN / "mypy"), "--config-file", str(PROJECT_ROOT / "pyproject.toml"), "--cache-dir", str(tmp_path / "cache"), "--follow-imports=silent", str(planted)],
         cwd=PROJECT_ROOT, capture_output=True, text=True, check=False,

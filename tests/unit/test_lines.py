@@ -48,7 +48,9 @@ def _expect(body: bytes) -> tuple[dict[int, list[str]], int]:
         except (UnicodeDecodeError, csv.Error, StopIteration):
             continue
         # written back either way, a record with a quote out of place does not give its line
-        plain = {f'"{f.replace(chr(34), chr(34) * 2)}"' for f in fields} | {f for f in fields if '"' not in f and "," not in f}
+        plain = {f'"{f.replace(chr(34), chr(34) * 2)}"' for f in fields} | {
+            f for f in fields if '"' not in f and "," not in f
+        }
         if len(fields) == 6 and "\0" not in line and "\r" not in line and all(p in plain for p in _pieces(line)):
             readable[number] = fields
     return readable, number
@@ -106,7 +108,7 @@ def test_undamaged_files_have_no_broken_record() -> None:
         assert [values[0] for values in found.values()] == [str(i) for i in range(30)]
 
 
-GOOD = b'1,AAA,2013J,quiz,?,?\n'
+GOOD = b"1,AAA,2013J,quiz,?,?\n"
 
 
 @pytest.mark.parametrize(

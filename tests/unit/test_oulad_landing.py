@@ -237,7 +237,9 @@ def test_spaces_around_a_value_are_no_part_of_it(tmp_path: Path) -> None:
     files["studentVle.csv"].append(f' AAA,2013J ," {IDS[0]} ",\t546943 , 1,2 ')
     landed = _land(tmp_path, files)
     assert not landed.quarantine["studentVle.csv"]
-    assert landed.rows["studentVle.csv"][4]["student_pseudonym"] == landed.rows["studentVle.csv"][0]["student_pseudonym"]
+    assert (
+        landed.rows["studentVle.csv"][4]["student_pseudonym"] == landed.rows["studentVle.csv"][0]["student_pseudonym"]
+    )
 
 
 def test_columns_may_stand_in_any_order_beside_others(tmp_path: Path) -> None:
@@ -265,14 +267,19 @@ def test_a_byte_that_is_not_utf8_counts_in_ignored_columns_too(tmp_path: Path) -
 def test_a_start_is_derived_from_the_code() -> None:
     assert presentation_start("2013B") == date(2013, 2, 1)
     assert presentation_start("2013J") == date(2013, 10, 1)
-    assert [presentation_start(code) for code in ("2013", "2013b", "013J", "2013JJ", "1813B", "\u0662013B")] == [None] * 6
+    assert [presentation_start(code) for code in ("2013", "2013b", "013J", "2013JJ", "1813B", "\u0662013B")] == [
+        None
+    ] * 6
 
 
 def _make_timed(starts_on: str = "2026-09-21") -> Files:
     files = _make_files()
     files["courses.csv"] = ["code_module,code_presentation,module_presentation_length,presentation_starts_on",
                             f"AAA,2013J,268,{starts_on}", "BBB,2013B,240,"]  # fmt: skip
-    files["studentVle.csv"] = [files["studentVle.csv"][0] + ",clicked_at", f"AAA,2013J,{IDS[0]},546943,3,4,2026-09-24T09:31:07Z"]
+    files["studentVle.csv"] = [
+        files["studentVle.csv"][0] + ",clicked_at",
+        f"AAA,2013J,{IDS[0]},546943,3,4,2026-09-24T09:31:07Z",
+    ]
     return files
 
 
@@ -306,7 +313,9 @@ def test_a_start_that_is_no_date_is_quarantined(tmp_path: Path, day: str) -> Non
         (3, "2026-09-24T25:00:00Z", "not a UTC time", "clicked_at"), (3, "yesterday", "not a UTC time", "clicked_at"),
     ],
 )  # fmt: skip
-def test_a_time_fits_its_day_or_is_quarantined(tmp_path: Path, day: int, at: str, rule: str | None, column: str | None) -> None:
+def test_a_time_fits_its_day_or_is_quarantined(
+    tmp_path: Path, day: int, at: str, rule: str | None, column: str | None
+) -> None:
     files = _make_timed()
     files["studentVle.csv"].append(f"AAA,2013J,{IDS[0]},546943,{day},4,{at}")
     landed = _land(tmp_path, files, delivered_on=date(2026, 11, 21))
@@ -335,7 +344,9 @@ INCREMENT = '{"delivered_on": "2014-01-01", "scope": "increment"}'
 
 def _known() -> KnownKeys:
     names = pseudonymize(KEY, "oulad", IDS)
-    return KnownKeys({("AAA", "2013J"): None, ("BBB", "2013B"): None}, {1752: ("AAA", "2013J")}, [("AAA", "2013J", names[0])])
+    return KnownKeys(
+        {("AAA", "2013J"): None, ("BBB", "2013B"): None}, {1752: ("AAA", "2013J")}, [("AAA", "2013J", names[0])]
+    )
 
 
 def test_an_increment_may_refer_to_what_was_loaded_before(tmp_path: Path) -> None:
@@ -383,7 +394,9 @@ def _grow(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"CCC,2013J,1\r\n")
 
 
-@pytest.mark.parametrize("change", [_grow, lambda p: p.write_bytes(p.read_bytes().replace(b"268", b"269")), Path.unlink])
+@pytest.mark.parametrize(
+    "change", [_grow, lambda p: p.write_bytes(p.read_bytes().replace(b"268", b"269")), Path.unlink]
+)
 def test_a_file_that_changes_after_it_was_hashed_is_refused(tmp_path: Path, change: Callable[[Path], object]) -> None:
     reader = _reader(tmp_path)
     change(tmp_path / "extract" / "courses.csv")

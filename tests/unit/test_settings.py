@@ -60,7 +60,9 @@ def test_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.Monk
         ("clusterin: {n_clusters: 3}\n", "clustering"),
     ],
 )
-def test_unknown_key_names_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, nearest: str) -> None:
+def test_unknown_key_names_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, nearest: str
+) -> None:
     _file(tmp_path, monkeypatch, text)
     with pytest.raises(SettingsError, match=f"nearest known one is '{nearest}'"):
         load_settings()
@@ -102,6 +104,8 @@ def test_what_is_accepted_and_not_built_is_said() -> None:
     for key in ("privacy.differential_privacy", "notifications.enabled", "validation.bootstrap_iterations"):
         assert key in said
     quiet = load_settings(
-        privacy={"differential_privacy": False}, notifications={"enabled": False}, validation={"bootstrap_iterations": 0}
+        privacy={"differential_privacy": False},
+        notifications={"enabled": False},
+        validation={"bootstrap_iterations": 0},
     )
     assert quiet.not_in_force() == ()
