@@ -44,6 +44,7 @@ def _execute(settings: Settings, job_name: str, partition: str, ops: dict[str, A
 
     log_folder = settings.home / "logs"
     log_folder.mkdir(exist_ok=True)
+    dg.DagsterInstance.get().dispose()  # the first one creates the schema, and alembic then mutes every logger that exists
     with dg.DagsterInstance.get() as instance, open(log_folder / "dbt.log", "a") as log, redirect_stdout(log):
         condemn_dead_runs(instance)
         result = defs.resolve_job_def(job_name).execute_in_process(

@@ -55,7 +55,9 @@ def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "studentVle.csv").open(newline="") as stream:
         known = next(csv.DictReader(stream))["id_student"]
     for name in ("studentInfo.csv", "studentRegistration.csv", "studentAssessment.csv", "studentVle.csv"):
-        set_columns(folder / name, lambda number, record: {"id_student": NAMED} if record["id_student"] == known else {})
+        set_columns(
+            folder / name, lambda number, record: {"id_student": NAMED} if record["id_student"] == known else {}
+        )
     return folder
 
 
@@ -64,7 +66,8 @@ def ran(twin: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     folder = tmp_path_factory.mktemp("commands")
     with spine_at(folder / "home") as spine:
         runs = {
-            day: spine.start("run", "--source", "synthetic", "--path", str(twin), "--as-of", day.isoformat()) for day in (EARLIER, DAY)
+            day: spine.start("run", "--source", "synthetic", "--path", str(twin), "--as-of", day.isoformat())
+            for day in (EARLIER, DAY)
         }
         exported = folder / "meanwhile.csv"
         while not spine.settings.warehouse_path.exists() and any(p.poll() is None for p in runs.values()):
@@ -94,11 +97,22 @@ def test_help_names_every_command_and_exit_code() -> None:
     assert done.returncode == 0
     for command in app.registered_commands:
         assert f"\n  {command.callback.__name__} " in done.stdout  # type: ignore[union-attr]
-    for code in ("0 done", "2 usage", "3 settings", "4 delivery", "5 a run", "6 not allowed", "7 not there", "75 the warehouse"):
+    for code in (
+        "0 done",
+        "2 usage",
+        "3 settings",
+        "4 delivery",
+        "5 a run",
+        "6 not allowed",
+        "7 not there",
+        "75 the warehouse",
+    ):
         assert code in " ".join(done.stdout.split())
 
 
-@pytest.mark.parametrize("heavy", ["pandas", "dagster", "duckdb", "mlflow", "great_expectations", "psycopg2", "pyarrow", "sklearn"])
+@pytest.mark.parametrize(
+    "heavy", ["pandas", "dagster", "duckdb", "mlflow", "great_expectations", "psycopg2", "pyarrow", "sklearn"]
+)
 def test_help_imports_nothing_heavy(heavy: str) -> None:
     code = f"import sys; from iom_platform.cli import app; app(['--help'], standalone_mode=False); sys.exit({heavy!r} in sys.modules)"
     done = _python(code)
@@ -108,9 +122,13 @@ def test_help_imports_nothing_heavy(heavy: str) -> None:
 def test_unknown_setting_is_named_with_the_nearest(tmp_path: Path) -> None:
     path = tmp_path / "iom.yaml"
     path.write_text("clustering: {n_cluster: 4}\n")
-    done = subprocess.run([str(IOM), "doctor"], capture_output=True, text=True, check=False, env={**os.environ, "IOM_SETTINGS": str(path)})
+    done = subprocess.run(
+        [str(IOM), "doctor"], capture_output=True, text=True, check=False, env={**os.environ, "IOM_SETTINGS": str(path)}
+    )
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == "iom: unknown setting 'clustering.n_cluster'; the nearest known one is 'clustering.n_clusters'\n"
+    assert (
+        done.stderr == "iom: unknown setting 'clustering.n_cluster'; the nearest known one is 'clustering.n_clusters'\n"
+    )
 
 
 def test_doctor_says_what_is_not_in_force_and_starts_nothing(fresh_home: Path) -> None:
@@ -152,7 +170,10 @@ def test_synth_writes_the_same_bytes_for_the_same_arguments(tmp_path: Path) -> N
         (["export", "raw/files", "--out", "x.csv", "--as-of", "2026-05-01"], "raw/files has no as-of day"),
         (["export", "raw/files", "--out", "x.csv", "--identified", "--reason", "x"], "raw/files has no student"),
         (["export", "risk/student_risk", "--out", "x.csv", "--identified"], "--identified needs --reason"),
-        (["export", "risk/student_risk", "--out", "x.csv", "--identified", "--reason", "  "], "--identified needs --reason"),
+        (
+            ["export", "risk/student_risk", "--out", "x.csv", "--identified", "--reason", "  "],
+            "--identified needs --reason",
+        ),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_starts_nothing(
@@ -173,7 +194,11 @@ def _cohort(twin: Path, day: date) -> Counter[tuple[str, str]]:
     found = pd.read_csv(twin / "studentRegistration.csv", na_values="?", dtype={"id_student": str})
     found = found.merge(courses, on=["code_module", "code_presentation"])
     on = (pd.Timestamp(day) - found["presentation_starts_on"]).dt.days
-    is_in = (found["date_registration"] <= on) & ~(found["date_unregistration"] <= on) & on.between(0, found["module_presentation_length"])
+    is_in = (
+        (found["date_registration"] <= on)
+        & ~(found["date_unregistration"] <= on)
+        & on.between(0, found["module_presentation_length"])
+    )
     chosen = found[is_in]
     return Counter(zip(chosen["id_student"], chosen["code_module"] + "-" + chosen["code_presentation"], strict=True))
 
@@ -182,7 +207,17 @@ def test_two_runs_at_once_both_finish_with_the_right_rows(ran: Ran, tmp_path: Pa
     for day, done in ran.runs.items():
         assert done.code == 0, done.err
         out = tmp_path / f"{day}.csv"
-        export = ran.spine.iom("export", "risk/student_risk", "--out", str(out), "--as-of", day.isoformat(), "--identified", "--reason", "test")
+        export = ran.spine.iom(
+            "export",
+            "risk/student_risk",
+            "--out",
+            str(out),
+            "--as-of",
+            day.isoformat(),
+            "--identified",
+            "--reason",
+            "test",
+        )
         assert export.returncode == 0, export.stderr
         rows = pd.read_csv(out, dtype={"student_id": str})
         assert Counter(zip(rows["student_id"], rows["course_id"], strict=True)) == _cohort(ran.twin, day)
@@ -253,7 +288,9 @@ def test_export_of_an_empty_day_leaves_the_file_alone(spine: Spine, tmp_path: Pa
 def _record(spine: Spine, user: str | None = None) -> "Iterator[psycopg2.extensions.cursor]":
     server = ensure_server(spine.settings)
     if user == "postgres":
-        server = replace(server, user=user, password=(spine.settings.home / "postgres" / "superuser_password").read_text())
+        server = replace(
+            server, user=user, password=(spine.settings.home / "postgres" / "superuser_password").read_text()
+        )
     with psycopg2.connect(server.url("iom")) as con, con.cursor() as cursor:
         yield cursor
     con.close()
@@ -261,7 +298,9 @@ def _record(spine: Spine, user: str | None = None) -> "Iterator[psycopg2.extensi
 
 def _audit(spine: Spine) -> list[tuple[object, ...]]:
     with _record(spine) as cursor:
-        cursor.execute("SELECT actor = session_user, table_name, as_of_on, rows, reason FROM audit.exports ORDER BY exported_at")
+        cursor.execute(
+            "SELECT actor = session_user, table_name, as_of_on, rows, reason FROM audit.exports ORDER BY exported_at"
+        )
         return cursor.fetchall()
 
 
@@ -269,7 +308,15 @@ def test_identified_export_adds_the_id_and_is_audited(spine: Spine, tmp_path: Pa
     out = tmp_path / "risk.csv"
     before = _audit(spine)
     done = spine.iom(
-        "export", "risk/student_risk", "--out", str(out), "--as-of", DAY.isoformat(), "--identified", "--reason", " call those at risk "
+        "export",
+        "risk/student_risk",
+        "--out",
+        str(out),
+        "--as-of",
+        DAY.isoformat(),
+        "--identified",
+        "--reason",
+        " call those at risk ",
     )
     assert done.returncode == 0
     rows = pd.read_csv(out, dtype={"student_id": str})
@@ -307,7 +354,9 @@ with warehouse_lock(load_settings(), "hold for a test"):
 
 def test_busy_warehouse_is_named_with_its_holder(spine: Spine, tmp_path: Path) -> None:
     out = tmp_path / "outcome.csv"
-    with subprocess.Popen([sys.executable, "-c", _HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         done = spine.iom("export", "anonymized/student_term", "--out", str(out), IOM_WAREHOUSE__WAIT_SECONDS="1")
         listed = spine.iom("tables", IOM_WAREHOUSE__WAIT_SECONDS="0")
@@ -335,7 +384,9 @@ def _shell(commands: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """In a POSIX shell that has nothing of the platform but IOM_HOME, in a folder of no meaning."""
     kept = {name: value for name, value in os.environ.items() if name in ("HOME", "PATH", "IOM_HOME", "LANG")}
     script = f'set -e\nshown="$("{IOM}" env)"\neval "$shown"\n{commands}'
-    return subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=False, env=kept, cwd=folder, timeout=300)
+    return subprocess.run(
+        ["/bin/sh", "-c", script], capture_output=True, text=True, check=False, env=kept, cwd=folder, timeout=300
+    )
 
 
 def test_env_prints_exports_and_no_secret(spine: Spine) -> None:
@@ -354,7 +405,9 @@ def test_dbt_builds_alone_after_env(spine: Spine, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert list(tmp_path.iterdir()) == []
     last_built = {"features/student_day", "features/student_week"}
-    assert {p: h for p, h in spine.hashes(DAY).items() if p not in last_built} == {p: h for p, h in before.items() if p not in last_built}
+    assert {p: h for p, h in spine.hashes(DAY).items() if p not in last_built} == {
+        p: h for p, h in before.items() if p not in last_built
+    }
 
 
 @pytest.mark.parametrize(

@@ -127,9 +127,15 @@ def _no_day(folder: Path) -> Path:
 
 
 _REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "wrong column name": (_rename_column, "studentVle.csv: column sum_click is missing; the nearest is sum_clicks: rename it"),
+    "wrong column name": (
+        _rename_column,
+        "studentVle.csv: column sum_click is missing; the nearest is sum_clicks: rename it",
+    ),
     "cut zip": (_cut_zip, "delivery.zip is no readable zip (the archive is damaged or cut); deliver it again"),
-    "damaged zip": (_damaged_zip, "studentVle.csv cannot be read to its end (the archive is damaged or cut); deliver it again"),
+    "damaged zip": (
+        _damaged_zip,
+        "studentVle.csv cannot be read to its end (the archive is damaged or cut); deliver it again",
+    ),
     "empty folder": (_empty, "delivery holds none of the files courses.csv, "),
     "no extract": (_no_extract, "delivery holds none of the files courses.csv, "),
     "directory for a file": (_directory_for_file, "courses.csv is no regular file; deliver the file itself"),
@@ -160,13 +166,17 @@ def _expect_refusal(spine: Spine, result: dg.ExecuteInProcessResult, sentence: s
 def test_delivery_of_another_day_than_its_partition_is_refused(spine: Spine, delivery: Path) -> None:
     before = _everything(spine)
     result = spine.land(_other_day(delivery), DAY)
-    _expect_refusal(spine, result, "delivery says that it was delivered on 2026-04-30, the argument says 2026-05-01; ", before)
+    _expect_refusal(
+        spine, result, "delivery says that it was delivered on 2026-04-30, the argument says 2026-05-01; ", before
+    )
 
 
 def test_course_of_another_source_is_refused(spine: Spine, delivery: Path) -> None:
     before = _everything(spine)
     result = spine.land(delivery, DAY, source="oulad")
-    _expect_refusal(spine, result, "courses.csv: course TWA-2025J was delivered by source synthetic before; rename it", before)
+    _expect_refusal(
+        spine, result, "courses.csv: course TWA-2025J was delivered by source synthetic before; rename it", before
+    )
 
 
 def test_bytes_of_another_source_are_refused(spine: Spine, twin: Path) -> None:
@@ -179,7 +189,17 @@ def test_bytes_of_another_source_are_refused(spine: Spine, twin: Path) -> None:
 def test_command_refuses_with_its_exit_code(spine: Spine, delivery: Path, name: str) -> None:
     damage, sentence = _REFUSED[name]
     before = _everything(spine)
-    done = spine.iom("run", "--source", "synthetic", "--path", str(damage(delivery)), "--as-of", DAY.isoformat(), "--delivered-on", DAY.isoformat())
+    done = spine.iom(
+        "run",
+        "--source",
+        "synthetic",
+        "--path",
+        str(damage(delivery)),
+        "--as-of",
+        DAY.isoformat(),
+        "--delivered-on",
+        DAY.isoformat(),
+    )
     assert done.returncode == 4
     assert done.stdout == ""
     assert done.stderr.startswith(f"iom: {sentence}") and done.stderr.count("\n") == 1
@@ -191,7 +211,10 @@ def test_command_refuses_a_course_of_another_source(spine: Spine, delivery: Path
     before = _everything(spine)
     done = spine.iom("run", "--source", "oulad", "--path", str(delivery), "--as-of", DAY.isoformat())
     assert done.returncode == 5
-    assert "load_delivery: courses.csv: course TWA-2025J was delivered by source synthetic before; rename it" in done.stderr
+    assert (
+        "load_delivery: courses.csv: course TWA-2025J was delivered by source synthetic before; rename it"
+        in done.stderr
+    )
     assert "Traceback" not in done.stderr
     assert _everything(spine) == before
 
@@ -205,7 +228,9 @@ def _plant_bad_records(folder: Path) -> int:
         next(stream)
         known = next(line.split(",")[2].strip('"') for line in stream)
     for name in ("studentInfo.csv", "studentRegistration.csv", "studentAssessment.csv", "studentVle.csv"):
-        set_columns(folder / name, lambda number, record: {"id_student": LEGIT} if record["id_student"] == known else {})
+        set_columns(
+            folder / name, lambda number, record: {"id_student": LEGIT} if record["id_student"] == known else {}
+        )
     file = folder / "studentVle.csv"
     lines = file.read_text().splitlines()
     module, presentation, _, site, day, clicks, at = next(line for line in lines if LEGIT in line).split(",")
@@ -218,7 +243,9 @@ def _plant_bad_records(folder: Path) -> int:
     return len(lines) - 1 + len(bad)
 
 
-def test_bad_records_go_to_quarantine_and_nowhere_does_an_id_appear(spine: Spine, delivery: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_bad_records_go_to_quarantine_and_nowhere_does_an_id_appear(
+    spine: Spine, delivery: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     landed = _plant_bad_records(delivery)
     result = spine.land(delivery, DAY)
     assert result.success, said(result)
@@ -227,17 +254,24 @@ def test_bad_records_go_to_quarantine_and_nowhere_does_an_id_appear(spine: Spine
 
     with duckdb.connect(str(spine.settings.warehouse_path), read_only=True) as con:
         [(delivery_id,)] = con.execute("select delivery_id from raw.quarantine group by all").fetchall()
-        quarantine = con.execute("select file_name, file_row, column_name, rule, masked_value, remedy from raw.quarantine order by file_row").fetchall()
+        quarantine = con.execute(
+            "select file_name, file_row, column_name, rule, masked_value, remedy from raw.quarantine order by file_row"
+        ).fetchall()
         files = con.execute(
-            "select file_name, table_name, landed_rows, loaded_rows, quarantined_rows from raw.files where delivery_id = ?", [delivery_id]
+            "select file_name, table_name, landed_rows, loaded_rows, quarantined_rows from raw.files where delivery_id = ?",
+            [delivery_id],
         ).fetchall()
         for file, table, records, loaded, quarantined in files:
             assert records == loaded + quarantined
             assert records == len((delivery / file).read_text().splitlines()) - 1
             assert quarantined == (3 if file == "studentVle.csv" else 0)
-            assert con.execute(f"select count(*) from {table.replace('/', '.')} where delivery_id = ?", [delivery_id]).fetchall() == [(loaded,)]
+            assert con.execute(
+                f"select count(*) from {table.replace('/', '.')} where delivery_id = ?", [delivery_id]
+            ).fetchall() == [(loaded,)]
         pseudonym = pseudonymize(load_key(spine.settings), "synthetic", [LEGIT])[0]
-        assert con.execute("select count(*) > 0 from raw.oulad_student_vle where student_pseudonym = ?", [pseudonym]).fetchall() == [(True,)]
+        assert con.execute(
+            "select count(*) > 0 from raw.oulad_student_vle where student_pseudonym = ?", [pseudonym]
+        ).fetchall() == [(True,)]
 
     assert [row[:4] for row in quarantine] == [
         ("studentVle.csv", landed - 2, None, "NUL byte"),

@@ -177,7 +177,13 @@ def _with_released(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[
 
 def _one_of_a_kind(released: pd.DataFrame) -> pd.DataFrame:
     """One row shows values that its suite knows, and that nobody else of the course shows together."""
-    shown = {"gender": "F", "region": "Scotland", "highest_education": "Post Graduate Qualification", "imd_band": "0-10%", "age_band": "55<="}
+    shown = {
+        "gender": "F",
+        "region": "Scotland",
+        "highest_education": "Post Graduate Qualification",
+        "imd_band": "0-10%",
+        "age_band": "55<=",
+    }
     row = released.index == released.index[~released["is_suppressed"]][0]
     return released.assign(**{name: released[name].mask(row, value) for name, value in shown.items()})
 
@@ -264,7 +270,9 @@ def test_features_that_break_a_suite_pass_no_wall(spine: Spine, published: dict[
         _expect_stop(spine, published, red, "expectations")
 
 
-def test_silhouette_below_the_minimum_warns_and_blocks_nothing(spine: Spine, published: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silhouette_below_the_minimum_warns_and_blocks_nothing(
+    spine: Spine, published: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("IOM_VALIDATION__MIN_SILHOUETTE_SCORE", "1")
     result = spine.run_part(_after_features(), DAY)
     [check] = [c for c in result.get_asset_check_evaluations() if c.check_name == "silhouette"]
@@ -305,9 +313,9 @@ def _definitions_of_dbt() -> dg.AssetsDefinition:
     return feature_models
 
 
-def test_sources_are_those_of_the_manifest(spine: Spine) -> None:
-    manifest, _ = get_manifest_and_translator_from_dbt_assets([_definitions_of_dbt()])
-    assert sorted(_sources()) == sorted(source["name"] for source in manifest["sources"].values())
+def test_every_source_of_the_manifest_has_a_plant() -> None:
+    manifest, *_ = get_manifest_and_translator_from_dbt_assets([_definitions_of_dbt()])
+    assert sorted(_SOURCES) == sorted(_sources()) == sorted(source["name"] for source in manifest["sources"].values())
 
 
 @pytest.mark.parametrize("name", _sources())
@@ -324,4 +332,6 @@ def test_violation_in_a_dbt_source_stops_what_follows(spine: Spine, published: d
         assert {red for red, _ in red_checks(result)} == {path}
         assert not materialized(result) & following
         now = spine.hashes(DAY)
-        assert {p: h for p, h in now.items() if not p.startswith("raw/")} == {p: h for p, h in published.items() if not p.startswith("raw/")}
+        assert {p: h for p, h in now.items() if not p.startswith("raw/")} == {
+            p: h for p, h in published.items() if not p.startswith("raw/")
+        }
