@@ -4,16 +4,21 @@ Nothing here opens a database or starts a process.
 """
 
 import difflib
+import json
 import os
+import re
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+_SIZE = re.compile(r"(?=.*[1-9])[0-9]+(\.[0-9]+)? ?[KMGT]i?B", re.IGNORECASE)
+_CRON = re.compile(r"[0-9A-Za-z*?/,#-]+( +[0-9A-Za-z*?/,#-]+){4}")
 
 
 class SettingsError(ValueError):
@@ -46,6 +51,12 @@ class Risk(_Section):
     medium_share: float = Field(0.3, gt=0, lt=1)
     cluster_weight: float = Field(0.3, ge=0, le=1)
 
+    @model_validator(mode="after")
+    def _somebody_is_low(self) -> "Risk":
+        if self.high_share + self.medium_share >= 1:
+            raise ValueError("high_share and medium_share leave nobody LOW; choose them to add up to less than 1")
+        return self
+
 
 class Notifications(_Section):
     enabled: bool = True
@@ -74,10 +85,71 @@ class Institution(_Section):
 class Schedule(_Section):
     nightly_cron: str = "30 23 * * *"
 
+    @field_validator("nightly_cron")
+    @classmethod
+    def _cron_has_five_fields(cls, value: str) -> str:
+        if not _CRON.fullmatch(value):
+            raise ValueError(f"{value!r} is no cron expression of five fields; write one such as '30 23 * * *'")
+        return value
+
 
 class Warehouse(_Section):
     wait_seconds: int = Field(600, ge=0)
     memory_limit: str = "1GB"
+
+    @field_validator("memory_limit")
+    @classmethod
+    def _limit_is_a_size(cls, value: str) -> str:
+        if not _SIZE.fullmatch(value):
+            raise ValueError(f"{value!r} is no size; write one such as 512MB or 1GB")
+        return value
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML whose mappings name each key once; PyYAML itself lets the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key {key.value!r} stands there twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _read_file() -> dict[str, Any]:
+    """What `iom.yaml`, or the file that IOM_SETTINGS names, holds; raises SettingsError."""
+    named = os.environ.get("IOM_SETTINGS")
+    path = Path(named or PROJECT_ROOT / "iom.yaml")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if not named:
+            return {}
+        raise SettingsError(f"IOM_SETTINGS names {path}, which does not exist; correct or unset it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsError(
+            f"the settings file {path} cannot be read ({reason}); mend it or unset IOM_SETTINGS"
+        ) from None
+    try:
+        found = yaml.load(text, _UniqueKeys)
+    except (yaml.YAMLError, ValueError) as error:  # a date that no calendar has is a ValueError
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise SettingsError(f"the settings file {path}{line} cannot be understood: {problem}; mend it there") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise SettingsError(
+            f"the settings file {path} holds no sections; write lines such as `clustering:` at its top level"
+        )
+    return found
 
 
 class Settings(BaseSettings):
@@ -109,8 +181,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        path = Path(os.environ.get("IOM_SETTINGS", PROJECT_ROOT / "iom.yaml"))
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=path)
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _read_file())
 
     @property
     def warehouse_path(self) -> Path:
@@ -147,7 +218,7 @@ class Settings(BaseSettings):
 
 
 # variables that belong to the platform but are no setting: set by `iom env` for other commands
-_OTHER_VARIABLES = {"IOM_SETTINGS", "IOM_RECORD_URL", "IOM_DAGSTER_POSTGRES_URL", "IOM_DAGSTER_DIR", "IOM_WAREHOUSE_PATH",
+_OTHER_VARIABLES = {"IOM_SETTINGS", "IOM_DAGSTER_POSTGRES_URL", "IOM_DAGSTER_DIR", "IOM_WAREHOUSE_PATH",
                     "IOM_TEST_DATA", "IOM_PGHOST", "IOM_PGPORT", "IOM_PGUSER", "IOM_PGPASSWORD", "IOM_PGDATABASE"}  # fmt: skip
 
 
@@ -174,6 +245,20 @@ def _check_environment(environment: dict[str, str]) -> None:
     for name in environment:
         if name.upper().startswith("IOM_") and name.upper() not in known:
             raise _unknown("variable", name, sorted(known))
+    for name, section in _known_keys(Settings).items():
+        for variable, value in environment.items():
+            if section and variable.upper() == f"IOM_{name.upper()}" and not _is_json_object(value):
+                key = next(iter(section.model_fields))
+                raise SettingsError(
+                    f"variable {variable} holds no JSON object; write one, or set single keys such as {variable}__{key.upper()}"
+                )
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -192,13 +277,19 @@ def load_settings(**overrides: Any) -> Settings:
             known = list(model.model_fields) if len(where) > 1 else list(Settings.model_fields)
             raise _unknown("setting", ".".join(where), [".".join([*where[:-1], k]) for k in known]) from None
         raise SettingsError(
-            f"setting {'.'.join(where)}: {first['msg']}; mend it in iom.yaml or the environment"
+            f"setting {'.'.join(where)}: {first['msg'].removeprefix('Value error, ')}; mend it in iom.yaml or the environment"
         ) from None
 
 
 def environment_with(**variables: str) -> dict[str, str]:
     """The process environment with `variables` added, for a subprocess."""
     return {**os.environ, **variables}
+
+
+def environment_without_secrets(**variables: str) -> dict[str, str]:
+    """Like `environment_with`, for a subprocess that needs neither the pseudonym key nor the server's password."""
+    secret = {"IOM_PSEUDONYM_KEY", "IOM_POSTGRES_URL"}
+    return {**{name: value for name, value in os.environ.items() if name.upper() not in secret}, **variables}
 
 
 def apply_environment(variables: dict[str, str]) -> None:

@@ -6,25 +6,23 @@ A password never stands in a variable or an address: libpq reads it from a 0600 
 import os
 import shlex
 import sys
-from datetime import date, datetime
+from dataclasses import replace
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
+from iom_platform.flow.clock import today
 from iom_platform.settings import PROJECT_ROOT, Settings, apply_environment, load_settings
 from iom_platform.storage.postgres_server import Server, ensure_server
 from iom_platform.storage.record import count_rows, open_record, prepare_record
 from iom_platform.tables import STUDENT_RISK
 
 
-def today(settings: Settings) -> date:
-    """The institution's day."""
-    return datetime.now(ZoneInfo(settings.institution.timezone)).date()
-
-
 def _write_passfile(settings: Settings, server: Server) -> Path:
     path = settings.home / "pgpass"
-    escaped = server.password.replace("\\", "\\\\").replace(":", "\\:")
-    line = f"{server.host}:{server.port}:*:{server.user}:{escaped}\n"
+    # libpq looks up the host as the address names it: an IPv6 one without brackets, its colons escaped here
+    host, user, password = (
+        text.replace("\\", "\\\\").replace(":", "\\:") for text in (server.host, server.user, server.password)
+    )
+    line = f"{host}:{server.port}:*:{user}:{password}\n"
     if not path.exists() or path.read_text() != line:
         fresh = path.with_name(f"pgpass.{os.getpid()}")
         with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -37,14 +35,14 @@ def platform_variables(settings: Settings, server: Server) -> dict[str, str]:
     """Variables for dagster, dg, dbt and mlflow; the home and its folders exist afterwards."""
     for folder in (settings.dagster_path, settings.artifact_path, settings.dbt_path):
         folder.mkdir(parents=True, exist_ok=True)
-    address = f"postgresql://{server.user}@{server.host}:{server.port}"
+    open_server = replace(server, password="")
     variables = {
         "IOM_HOME": str(settings.home.resolve()),
         "IOM_WAREHOUSE_PATH": str(settings.warehouse_path.resolve()),
         "IOM_DAGSTER_DIR": str(settings.dagster_path.resolve()),
-        "IOM_DAGSTER_POSTGRES_URL": f"{address}/dagster",
+        "IOM_DAGSTER_POSTGRES_URL": open_server.url("dagster"),
         "DAGSTER_HOME": str(PROJECT_ROOT),
-        "MLFLOW_TRACKING_URI": f"{address}/mlflow",
+        "MLFLOW_TRACKING_URI": open_server.url("mlflow"),
         "PGPASSFILE": str(_write_passfile(settings, server).resolve()),
         "DBT_PROJECT_DIR": str(PROJECT_ROOT / "dbt_project"),
         "DBT_TARGET_PATH": str(settings.dbt_path.resolve()),

@@ -46,13 +46,24 @@ def _read(settings: Settings, table: Table, as_of_on: date | None) -> "pd.DataFr
         return read_warehouse(con, table, as_of_on)
 
 
-def _write_whole(frame: "pd.DataFrame", out: Path) -> None:
+def _write_whole(frame: "pd.DataFrame", out: Path, *, private: bool) -> None:
     part = out.with_name(f".{out.name}.part")
     try:
+        part.unlink(missing_ok=True)
+        part.touch(mode=0o600 if private else 0o666, exist_ok=False)
         frame.to_csv(part, index=False) if out.suffix == ".csv" else frame.to_parquet(part, index=False)
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _with_identities(frame: "pd.DataFrame", names: dict[str, tuple[str, str]]) -> "pd.DataFrame":
+    """The rows with student_id and source in front: two sources may know one id, each for another student."""
+    known = [names.get(pseudonym, (None, None)) for pseudonym in frame["student_pseudonym"]]
+    rest = frame.drop(columns="source", errors="ignore")
+    rest.insert(0, "student_id", [student for _, student in known])
+    rest.insert(1, "source", frame["source"] if "source" in frame else [source for source, _ in known])
+    return rest
 
 
 def export_table(path: str, out: Path, *, as_of_on: date | None, identified: bool, reason: str) -> None:
@@ -87,6 +98,6 @@ def export_table(path: str, out: Path, *, as_of_on: date | None, identified: boo
             as_of_on=as_of_on,
             pseudonyms=sorted(set(frame["student_pseudonym"])),
         )
-        frame.insert(0, "student_id", frame["student_pseudonym"].map(lambda p: names[p][1] if p in names else None))
-    _write_whole(frame, out)
+        frame = _with_identities(frame, names)
+    _write_whole(frame, out, private=identified)
     print(f"{len(frame):,} rows of {path} written to {out}")

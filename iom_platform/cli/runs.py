@@ -3,20 +3,24 @@
 What a job does belongs to `flow/`.
 """
 
+import shlex
 import sys
 from contextlib import redirect_stdout
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from iom_platform.cli.environment import start_platform, today
+from iom_platform.cli.environment import start_platform
+from iom_platform.flow.clock import today
 from iom_platform.settings import Settings, load_settings
 
 
 class RunFailed(RuntimeError):
-    """A Dagster run failed or a check is red; the message names the steps."""
+    """A Dagster run failed or a check is red; the message names the steps, the exit code may be the first step's own."""
 
-    exit_code = 5
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class UsageError(ValueError):
@@ -36,11 +40,27 @@ def _said(event: Any) -> str:
     return " ".join(error.message.split())[:500] if error else "no message"
 
 
+def _exit_code(event: Any) -> int | None:
+    """The exit code that a refusal carries; see `iom_platform.flow.resources.refusal`."""
+    failure = event.step_failure_data.user_failure_data
+    code = failure.metadata.get("exit_code") if failure else None
+    return int(code.value) if code else None
+
+
+def _check_day(settings: Settings, name: str, day: date) -> None:
+    first, last = settings.institution.first_as_of, today(settings)
+    if day < first:
+        raise UsageError(f"{name} {day} is before institution.first_as_of ({first}) of iom.yaml")
+    if day > last:
+        raise UsageError(f"{name} {day} has not come yet in the institution's time zone; today is {last}")
+
+
 def _execute(settings: Settings, job_name: str, partition: str, ops: dict[str, Any], tags: dict[str, str]) -> None:
     import dagster as dg
 
     from iom_platform.definitions import defs
     from iom_platform.flow.liveness import PROCESS_TAG, condemn_dead_runs, own_mark
+    from iom_platform.flow.resources import RED
 
     log_folder = settings.home / "logs"
     log_folder.mkdir(exist_ok=True)
@@ -62,7 +82,8 @@ def _execute(settings: Settings, job_name: str, partition: str, ops: dict[str, A
     for step, said in failures.items():
         print(f"  {step}: {said}", file=sys.stderr)
     raise RunFailed(
-        f"run {result.run_id} of {job_name} failed at {', '.join(failures) or 'its start'}; earlier rows stay as they were."
+        f"run {result.run_id} of {job_name} failed at {', '.join(failures) or 'its start'}; earlier rows stay as they were.",
+        next((code for e in result.all_events if e.is_step_failure and (code := _exit_code(e))), RED),
     )
 
 
@@ -76,15 +97,9 @@ def run_source(
         raise UsageError(f"unknown source {source!r}; known: {', '.join(sorted(SOURCES))}")
     settings = load_settings()
     as_of_on = as_of_on or today(settings)
-    if as_of_on < settings.institution.first_as_of:
-        raise UsageError(
-            f"--as-of {as_of_on} is before institution.first_as_of ({settings.institution.first_as_of}) of iom.yaml"
-        )
-    if as_of_on > today(settings):
-        raise UsageError(
-            f"--as-of {as_of_on} has not come yet in the institution's time zone; today is {today(settings)}"
-        )
+    _check_day(settings, "--as-of", as_of_on)
     delivery = SOURCES[source].open_delivery(path, delivered_on=delivered_on)
+    _check_day(settings, "day of delivery", delivery.delivered_on)
     for notice in delivery.notices:
         print(f"  note: {notice}", file=sys.stderr)
     settings = start_platform()
@@ -96,10 +111,26 @@ def run_source(
     ops: dict[str, Any] = {"fit_model": {"config": {"refit": refit}}, "dbt_build": {"config": {"repin": repin}}}
     _execute(settings, "score_day", as_of_on.isoformat(), ops, tags | {"iom/as_of_on": as_of_on.isoformat()})
     print_summary(settings, as_of_on)
+    _say_if_left_out(settings, as_of_on, delivery.delivery_id)
+
+
+def _say_if_left_out(settings: Settings, as_of_on: date, delivery_id: str) -> None:
+    """A day that was published before is replayed from its own deliveries; who has just landed another must know."""
+    from iom_platform.storage.warehouse import open_warehouse, read_table
+    from iom_platform.tables import DELIVERY_SCOPE
+
+    with open_warehouse(settings, purpose="look at the day's deliveries", write=False) as con:
+        scope = read_table(con, DELIVERY_SCOPE, as_of_on)
+    if delivery_id not in set(scope["delivery_id"]):
+        print(
+            f"Delivery {delivery_id} is not in these figures: {as_of_on} was published from others before. "
+            "Add --repin to compute the day anew with it."
+        )
 
 
 def print_summary(settings: Settings, as_of_on: date) -> None:
     """Risk levels per course of one day, and what is not in force."""
+    from iom_platform.flow.risk import nothing_to_score
     from iom_platform.risk import summarize_risk
     from iom_platform.storage.record import open_record, read_table
     from iom_platform.tables import STUDENT_RISK
@@ -107,7 +138,7 @@ def print_summary(settings: Settings, as_of_on: date) -> None:
     with open_record(settings) as conn:
         frame = read_table(conn, STUDENT_RISK, as_of_on)
     if frame.empty:
-        print(f"No presentation runs on {as_of_on}: nothing to score; the rows of earlier days stay.")
+        print(nothing_to_score(settings, as_of_on))
     else:
         print(f"Student risk at the end of {as_of_on}: {len(frame)} enrollments")
         print(summarize_risk(frame).to_string(index=False))
@@ -135,7 +166,7 @@ def run_demo(*, students: int, seed: int) -> None:
         write_synthetic(twin, students=students, seed=seed, through=day)
     run_source("synthetic", twin, as_of_on=day, refit=False, delivered_on=None, repin=False)
     iom = Path(sys.executable).parent / "iom"
-    shown = iom.relative_to(Path.cwd()) if iom.is_relative_to(Path.cwd()) else iom
+    shown = shlex.quote(str(iom.relative_to(Path.cwd()) if iom.is_relative_to(Path.cwd()) else iom))
     print(
         "\nNext:\n"
         f"  {shown} tables                                            # every table, its rows and days\n"

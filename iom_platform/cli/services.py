@@ -3,6 +3,8 @@
 They are started from here and nowhere else; a university's deployment does not belong here.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -12,16 +14,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from iom_platform.cli.environment import platform_variables, start_platform
 from iom_platform.flow.liveness import own_mark, process_mark
-from iom_platform.settings import PROJECT_ROOT, Settings, environment_with, load_settings
+from iom_platform.settings import PROJECT_ROOT, Settings, environment_with, environment_without_secrets, load_settings
 from iom_platform.storage.model_registry import Registry
 from iom_platform.storage.postgres_server import ensure_server, server_status, stop_server
 
 HOST = "127.0.0.1"
+_STOP_SECONDS = 15
 
 
 class ServiceFailed(RuntimeError):
@@ -47,12 +51,38 @@ def _free_port(preferred: int) -> int:
 
 
 def running(settings: Settings) -> dict[str, Any] | None:
-    """What `iom up` wrote of itself, if that process still lives."""
+    """What `iom up` wrote of itself, if that process still lives; a cut file, or an older version's, tells nothing."""
     try:
         state = json.loads(_state_path(settings).read_text())
     except (OSError, ValueError):
         return None
-    return state if process_mark(state["pid"]) == state.get("mark") else None
+    if not isinstance(state, dict) or not isinstance(state.get("mark"), str):
+        return None
+    if not all(isinstance(state.get(name), int) for name in ("pid", "dagster", "mlflow")):
+        return None
+    return state if process_mark(state["pid"]) == state["mark"] else None
+
+
+def _write_state(settings: Settings, state: dict[str, Any]) -> None:
+    path = _state_path(settings)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(state))
+    part.replace(path)
+
+
+@contextlib.contextmanager
+def _sole_service(settings: Settings) -> Iterator[bool]:
+    """Whether no other `iom up` serves this home; the kernel frees the lock with the process that holds it."""
+    descriptor = os.open(settings.home / "services.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
 
 
 def _commands(settings: Settings, ports: dict[str, int], variables: dict[str, str]) -> dict[str, list[str]]:
@@ -98,9 +128,10 @@ def _end(processes: dict[str, "subprocess.Popen[bytes]"]) -> None:
     for process in processes.values():
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_SECONDS  # of all together: `iom down` waits for twice as long
     for process in processes.values():
         try:
-            process.wait(timeout=15)
+            process.wait(timeout=max(0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -115,10 +146,18 @@ def _links(state: dict[str, Any]) -> str:
 def serve(*, dagster_port: int, mlflow_port: int) -> None:
     """Run the services until Ctrl-C, `iom down`, or the end of one of them."""
     settings = start_platform()
-    already = running(settings)
-    if already:
-        print(f"It runs already (process {already['pid']}).\n{_links(already)}")
-        return
+    with _sole_service(settings) as is_sole:
+        if is_sole:
+            _serve(settings, dagster_port=dagster_port, mlflow_port=mlflow_port)
+            return
+        already = running(settings)
+        if already:
+            print(f"It runs already (process {already['pid']}).\n{_links(already)}")
+        else:
+            print("Another `iom up` is starting or ending; `iom status` shows its links once it runs.")
+
+
+def _serve(settings: Settings, *, dagster_port: int, mlflow_port: int) -> None:
     ports = {"dagster": _free_port(dagster_port), "mlflow": _free_port(mlflow_port)}
     for name, wanted in (("dagster", dagster_port), ("mlflow", mlflow_port)):
         if ports[name] != wanted:
@@ -131,17 +170,18 @@ def serve(*, dagster_port: int, mlflow_port: int) -> None:
     processes: dict[str, subprocess.Popen[bytes]] = {}
     state = {"pid": os.getpid(), "mark": own_mark(), **ports}
     try:
+        _write_state(settings, state)
         for name, command in _commands(settings, ports, variables).items():
             with open(log_folder / f"{name}.log", "ab") as log:
                 processes[name] = subprocess.Popen(
                     command,
-                    env=environment_with(**variables),
+                    # Dagster's runs make pseudonyms and open the record; MLflow's server needs neither secret
+                    env=(environment_without_secrets if name == "mlflow" else environment_with)(**variables),
                     cwd=settings.home,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
                 )
-        _state_path(settings).write_text(json.dumps(state))
         print("Starting Dagster and MLflow ...", flush=True)
         for name, path in (("dagster", "/server_info"), ("mlflow", "/health")):
             _wait_until_up(name, f"http://{HOST}:{ports[name]}{path}", processes[name], log_folder / f"{name}.log")
@@ -163,10 +203,15 @@ def stop() -> None:
     settings = load_settings()
     state = running(settings)
     if state:
-        os.kill(state["pid"], signal.SIGTERM)
-        for _ in range(300):
-            if running(settings) is None:
-                break
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(state["pid"], signal.SIGTERM)
+        deadline = time.monotonic() + 2 * _STOP_SECONDS
+        while running(settings) is not None:
+            if time.monotonic() > deadline:
+                raise ServiceFailed(
+                    f"`iom up` (process {state['pid']}) has not ended after {2 * _STOP_SECONDS} s, so PostgreSQL was left "
+                    "running; look at its terminal and run `iom down` again"
+                )
             time.sleep(0.1)
         print("Dagster and MLflow are stopped.")
     stop_server(settings)

@@ -41,6 +41,7 @@ def _fields(table: Table, *names: str, **knobs: dict[str, Any]) -> tuple[Field, 
 _OPTIONAL: dict[str, Any] = {"is_optional": True}
 _DAY: dict[str, Any] = {"minimum": FIRST_DAY, "maximum": LAST_DAY}
 _COUNT: dict[str, Any] = {"minimum": 0}
+_AT_LEAST_ONE: dict[str, Any] = {"minimum": 1}
 _PERCENT: dict[str, Any] = {"minimum": 0, "maximum": 100}
 # a course id joins the two codes with a hyphen, so one of them must be without
 _PRESENTATION: dict[str, Any] = {"pattern": re.compile(r"[^-]+"), "pattern_words": "a code without a hyphen"}
@@ -83,7 +84,7 @@ SHAPES: tuple[FileShape, ...] = (
         "studentVle.csv", tables.OULAD_STUDENT_VLE, refers="enrollment", event_day="date",
         fields=_fields(tables.OULAD_STUDENT_VLE,
                        "code_module", "code_presentation", "id_student", "id_site", "date", "sum_click", "clicked_at",
-                       date=_DAY, sum_click=_COUNT, clicked_at=_OPTIONAL)),
+                       date=_DAY, sum_click=_AT_LEAST_ONE, clicked_at=_OPTIONAL)),
 )  # fmt: skip
 
 

@@ -7,12 +7,23 @@ import base64
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from iom_platform.flow.checks import check_spec, publish, suite_spec
-from iom_platform.flow.resources import AS_OF, ML_ENGINEERS, ONE_DAY, RETRY, Platform, asset_key, table_spec
+from iom_platform.flow.resources import (
+    AS_OF,
+    ML_ENGINEERS,
+    ONE_DAY,
+    RETRY,
+    Platform,
+    asset_key,
+    refusal,
+    table_spec,
+    warehouse,
+)
 from iom_platform.settings import Settings
 from iom_platform.tables import ANONYMIZED_STUDENT_TERM, ASSIGNMENTS, MODEL_INPUTS, PROFILES, PROMOTIONS, Table
 
@@ -37,9 +48,9 @@ def picture(png: bytes) -> dg.MetadataValue:
 
 def read_cohort(settings: Settings, as_of_on: date) -> "pd.DataFrame":
     """The day's anonymized rows, in key order."""
-    from iom_platform.storage.warehouse import open_warehouse, read_table
+    from iom_platform.storage.warehouse import read_table
 
-    with open_warehouse(settings, purpose=f"read cohort of {as_of_on}", write=False) as con:
+    with warehouse(settings, purpose=f"read cohort of {as_of_on}", write=False) as con:
         frame = read_table(con, ANONYMIZED_STUDENT_TERM, as_of_on)
     return frame.sort_values(list(ANONYMIZED_STUDENT_TERM.key), ignore_index=True)
 
@@ -61,8 +72,10 @@ class Snapshot:
 
     def fit_key(self, settings: Settings, params: dict[str, Any]) -> str:
         from iom_platform.clustering.algorithms import fit_key
+        from iom_platform.risk import RISK_VERSION
 
-        return fit_key(self.digest, {**params, **settings.risk.model_dump()}, settings.clustering.seed)
+        versions = {"risk_version": RISK_VERSION, "scikit-learn": version("scikit-learn")}
+        return fit_key(self.digest, {**params, **settings.risk.model_dump(), **versions}, settings.clustering.seed)
 
 
 def _take_snapshot(cohort: "pd.DataFrame", as_of_on: date, dagster_run_id: str) -> Snapshot:
@@ -76,8 +89,8 @@ def _take_snapshot(cohort: "pd.DataFrame", as_of_on: date, dagster_run_id: str) 
     )
 
 
-def _register(settings: Settings, snapshot: Snapshot, params: dict[str, Any]) -> dict[str, Any]:
-    """Fit on the snapshot and register the version in MLflow with its measures, profile and risk cut-offs."""
+def _log_fit(settings: Settings, snapshot: Snapshot, params: dict[str, Any], *, register: bool) -> dict[str, Any]:
+    """Fit on the snapshot and log the run in MLflow with its measures, profile and risk cut-offs."""
     from iom_platform.clustering.algorithms import assign, estimator_params, fit, scale
     from iom_platform.clustering.profiles import plot_profiles, profile_clusters
     from iom_platform.clustering.quality import measure_quality
@@ -91,7 +104,7 @@ def _register(settings: Settings, snapshot: Snapshot, params: dict[str, Any]) ->
         scale(model, frame), labels, seed=params["seed"], estimator=model[-1], course_ids=frame["course_id"].to_numpy()
     )
     profiles = profile_clusters(frame, labels)
-    version, run_id = Registry.of(settings).log_fit(
+    registered, run_id = Registry.of(settings).log_fit(
         model=model,
         risk_model=asdict(fit_risk(frame, labels, **settings.risk.model_dump())),
         inputs=frame[list(MODEL_INPUTS)],
@@ -107,49 +120,51 @@ def _register(settings: Settings, snapshot: Snapshot, params: dict[str, Any]) ->
         model_name=MODEL_NAME,
         run_name=f"{params['algorithm']} k={params['n_clusters']} {day}",
         dataset={"name": ANONYMIZED_STUDENT_TERM.path, "digest": snapshot.digest, "rows": len(frame), "as_of_on": day},
+        register=register,
     )
-    return {"model_version": version, "mlflow_run_id": run_id}
+    return {"model_version": registered, "mlflow_run_id": run_id}
 
 
-def _fit_or_find(settings: Settings, snapshot: Snapshot, algorithm: str, *, refit: bool) -> dict[str, Any]:
-    """The registered version of this snapshot and algorithm; an equal fit is reused unless a refit is forced."""
+def _params(settings: Settings, algorithm: str) -> dict[str, Any]:
+    return {**settings.clustering.model_dump(), "algorithm": algorithm}
+
+
+def _promote(settings: Settings, snapshot: Snapshot, *, refit: bool) -> dict[str, Any]:
+    """Fit the algorithm that the settings name and promote it; an equal registered fit is reused unless forced."""
     from iom_platform.storage.model_registry import Registry
+    from iom_platform.storage.record import open_record, save_promotion
 
-    params = {**settings.clustering.model_dump(), "algorithm": algorithm}
-    found = (
-        None if refit else Registry.of(settings).find_version_by_fit_key(MODEL_NAME, snapshot.fit_key(settings, params))
-    )
-    made = found or _register(settings, snapshot, params)
-    return {"algorithm": algorithm, "fit_key": snapshot.fit_key(settings, params), **made}
-
-
-def _promote(
-    context: dg.AssetExecutionContext, settings: Settings, snapshot: Snapshot, *, refit: bool
-) -> dict[str, Any]:
-    """Fit every algorithm on the snapshot, so that they can be compared; promote the one that the settings name."""
-    from iom_platform.clustering.algorithms import ALGORITHMS
-    from iom_platform.storage.model_registry import Registry
-    from iom_platform.storage.record import champion_for, open_record, save_promotion
-
-    named = settings.clustering.algorithm
+    params = _params(settings, settings.clustering.algorithm)
+    key = snapshot.fit_key(settings, params)
+    found = None if refit else Registry.of(settings).find_version_by_fit_key(MODEL_NAME, key)
+    try:
+        made = found or _log_fit(settings, snapshot, params, register=True)
+    except ValueError as error:
+        raise refusal(f"{params['algorithm']} could not be fitted: {error}.") from None
     row = {
         "model_name": MODEL_NAME,
+        "algorithm": params["algorithm"],
         "trained_as_of": snapshot.as_of_on,
+        "fit_key": key,
         "reason": "forced refit" if refit else f"first model trained on or before {snapshot.as_of_on}",
         "promoted_at": datetime.now(UTC).replace(tzinfo=None),
-        **_fit_or_find(settings, snapshot, named, refit=refit),
+        **made,
     }
-    for algorithm in ALGORITHMS:
-        if algorithm != named:
-            try:
-                _fit_or_find(settings, snapshot, algorithm, refit=refit)
-            except ValueError as error:
-                context.log.warning(f"{algorithm} could not be fitted for comparison: {error}")
     with open_record(settings) as conn:
         save_promotion(conn, row)
-        newest = champion_for(conn, MODEL_NAME, date.max)
-    Registry.of(settings).set_champion(MODEL_NAME, newest["model_version"] if newest else row["model_version"])
     return row
+
+
+def _compare(context: dg.AssetExecutionContext, settings: Settings, snapshot: Snapshot) -> None:
+    """Log a fit of every other algorithm beside the champion's; none of them may cost the day its scores."""
+    from iom_platform.clustering.algorithms import ALGORITHMS
+
+    for algorithm in ALGORITHMS:
+        if algorithm != settings.clustering.algorithm:
+            try:
+                _log_fit(settings, snapshot, _params(settings, algorithm), register=False)
+            except Exception as error:
+                context.log.warning(f"{algorithm} could not be fitted for comparison: {type(error).__name__}")
 
 
 def _see_to_champion(
@@ -165,8 +180,10 @@ def _see_to_champion(
     snapshot = _take_snapshot(read_cohort(settings, as_of_on), as_of_on, context.run_id)
     rows, clusters = len(snapshot.frame), settings.clustering.n_clusters
     if rows < ROWS_PER_CLUSTER * clusters:
-        return None, f"no model: {rows} observed enrollments with enough data are too few to fit {clusters} clusters"
-    row = _promote(context, settings, snapshot, refit=refit)
+        few = f"{rows} observed enrollments with enough data are too few to fit {clusters} clusters"
+        return champion, f"kept version {champion['model_version']}: {few}" if champion else f"no model: {few}"
+    row = _promote(settings, snapshot, refit=refit)
+    _compare(context, settings, snapshot)
     return row, f"promoted version {row['model_version']} ({row['algorithm']}): {row['reason']}"
 
 
@@ -181,6 +198,7 @@ def _see_to_champion(
 def promotions(context: dg.AssetExecutionContext, config: FitConfig, platform: Platform) -> Iterator[Any]:
     """See that the day has a champion that was trained on or before it; fit and promote one where it has none."""
     from iom_platform.storage.model_registry import Registry
+    from iom_platform.storage.record import champion_for, open_record
 
     settings, as_of_on = platform.settings, date.fromisoformat(context.partition_key)
     champion, how = _see_to_champion(context, settings, as_of_on, refit=config.refit)
@@ -189,6 +207,9 @@ def promotions(context: dg.AssetExecutionContext, config: FitConfig, platform: P
     silhouette = None
     if champion:
         registry = Registry.of(settings)
+        with open_record(settings) as conn:
+            newest = champion_for(conn, MODEL_NAME, date.max) or champion
+        registry.set_champion(MODEL_NAME, newest["model_version"])  # at each pass: a crash may have left it behind
         silhouette = registry.metrics(champion["mlflow_run_id"]).get("silhouette")
         metadata |= {
             "model": f"{MODEL_NAME} version {champion['model_version']}",
@@ -252,12 +273,14 @@ def assignments(context: dg.AssetExecutionContext, platform: Platform) -> Iterat
         context.log.warning(
             f"Nothing is assigned on {as_of_on}: no observed enrollment, or no champion trained on or before it."
         )
-    with open_record(settings) as conn:
-        yield from publish(
-            ASSIGNMENTS, frame, lambda: replace_partition(conn, ASSIGNMENTS, as_of_on, frame), metadata=metadata
-        )
-        rows = replace_partition(conn, PROFILES, as_of_on, profiles)
-    yield dg.MaterializeResult(asset_key=asset_key(PROFILES), metadata={"dagster/partition_row_count": rows})
+
+    def write() -> int:
+        with open_record(settings) as conn:
+            replace_partition(conn, PROFILES, as_of_on, profiles)
+            return replace_partition(conn, ASSIGNMENTS, as_of_on, frame)
+
+    yield from publish(ASSIGNMENTS, frame, write, metadata=metadata)
+    yield dg.MaterializeResult(asset_key=asset_key(PROFILES), metadata={"dagster/partition_row_count": len(profiles)})
 
 
 ASSETS = (promotions, assignments)

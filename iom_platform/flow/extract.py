@@ -42,34 +42,70 @@ class DeliveryConfig(dg.Config):
     path: str
 
 
-def _known_keys(con: Any, source: str) -> "KnownKeys":
-    """What the accepted deliveries of a source hold, for an increment to refer to."""
+def _in_effect_before(con: Any, increment: "Delivery") -> list[str]:
+    """The accepted deliveries that an increment adds to, oldest first: the newest full one before it, and what followed."""
+    earlier = con.execute(
+        "select delivery_id, scope from raw.deliveries where source = ? and is_accepted "
+        "and (delivered_on < ? or (delivered_on = ? and sha256 < ?)) order by delivered_on, sha256",
+        [increment.source, increment.delivered_on, increment.delivered_on, increment.sha256],
+    ).fetchall()
+    bases = [place for place, (_, scope) in enumerate(earlier) if scope == "full"]
+    if not bases:
+        raise refusal(
+            f"the increment of {increment.delivered_on} has no accepted full delivery of source {increment.source} "
+            "before it; land a full one of an earlier day first."
+        )
+    return [delivery_id for delivery_id, _ in earlier[bases[-1] :]]
+
+
+def _known_keys(con: Any, increment: "Delivery") -> "KnownKeys":
+    """What an increment may refer to; where deliveries differ, the newest wins."""
     from iom_platform.extract.landing import KnownKeys
 
+    in_effect = _in_effect_before(con, increment)
+
     def rows(columns: str, table: str) -> list[tuple[Any, ...]]:
-        accepted = "select delivery_id from raw.deliveries where source = ? and is_accepted"
-        found = con.execute(f"select distinct {columns} from raw.{table} where delivery_id in ({accepted})", [source])
-        return list(found.fetchall())
+        query = f"select {columns} from raw.{table} where delivery_id = ?"
+        return [row for delivery_id in in_effect for row in con.execute(query, [delivery_id]).fetchall()]
 
     course = "code_module, code_presentation"
     return KnownKeys(
         courses={(m, p): start for m, p, start in rows(f"{course}, presentation_starts_on", "oulad_courses")},
         assessments={number: (m, p) for number, m, p in rows(f"id_assessment, {course}", "oulad_assessments")},
-        enrollments=rows(f"{course}, student_pseudonym", "oulad_student_info"),
+        enrollments=dict.fromkeys(rows(f"{course}, student_pseudonym", "oulad_student_info")),
     )
 
 
 def _refuse_foreign_courses(con: Any, delivery: "Delivery") -> None:
-    """A course belongs to one source; two that deliver the same one would be mixed in every cohort."""
+    """A course belongs to one source; two accepted ones that deliver the same would be mixed in every cohort."""
     clash = con.execute(
         "select a.code_module || '-' || a.code_presentation, b.source from raw.oulad_courses a join raw.oulad_courses b "
-        "using (code_module, code_presentation) where a.delivery_id = ? and b.source <> ? order by 1 limit 1",
+        "using (code_module, code_presentation) join raw.deliveries d on d.delivery_id = b.delivery_id and d.is_accepted "
+        "where a.delivery_id = ? and b.source <> ? order by 1, 2 limit 1",
         [delivery.delivery_id, delivery.source],
     ).fetchone()
     if clash:
         raise refusal(
             f"courses.csv: course {clash[0]} was delivered by source {clash[1]} before; rename it, or use another IOM_HOME."
         )
+
+
+def _refuse_other_declaration(con: Any, delivery: "Delivery") -> bool:
+    """Whether these bytes have landed before; with another source, day or scope they are refused."""
+    before = con.execute(
+        "select source, delivered_on, scope from raw.deliveries where delivery_id = ?", [delivery.delivery_id]
+    ).fetchone()
+    if not before:
+        return False
+    source, delivered_on, scope = before
+    if source != delivery.source:
+        raise refusal(f"these bytes have landed before as source {source}; the same files cannot be two sources.")
+    if (delivered_on, scope) != (delivery.delivered_on, delivery.scope):
+        raise refusal(
+            f"these bytes have landed before with delivered_on {delivered_on} and scope {scope}, and now declare "
+            f"{delivery.delivered_on} and {delivery.scope}; declare them as before, or deliver other files."
+        )
+    return True
 
 
 def _load(settings: Settings, con: Any, delivery: "Delivery") -> None:
@@ -82,7 +118,7 @@ def _load(settings: Settings, con: Any, delivery: "Delivery") -> None:
     from iom_platform.storage.record import save_identities
     from iom_platform.storage.warehouse import append_rows, transaction
 
-    known = _known_keys(con, delivery.source) if delivery.scope == "increment" else None
+    known = _known_keys(con, delivery) if delivery.scope == "increment" else None
     landing = Landing(delivery, load_key(settings), known)
     identities: list[tuple[str, str]] = []
     files = []
@@ -222,14 +258,8 @@ def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platfo
     delivery = _open(context, config)
     with open_warehouse(settings, purpose=f"land {delivery.delivery_id}", write=True) as con:
         prepare_warehouse(con)
-        before = con.execute(
-            "select source from raw.deliveries where delivery_id = ?", [delivery.delivery_id]
-        ).fetchone()
-        if before and before[0] != delivery.source:
-            raise refusal(
-                f"these bytes have landed before as source {before[0]}; the same files cannot be two sources."
-            )
-        if before:
+        if _refuse_other_declaration(con, delivery):
+            _refuse_foreign_courses(con, delivery)  # what was refused then may be accepted now
             context.log.warning(
                 f"delivery {delivery.delivery_id} has landed before; its bytes are the same, and nothing is loaded again"
             )
@@ -251,7 +281,8 @@ def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platfo
     yield from results
     if red:
         raise refusal(
-            f"delivery {delivery.delivery_id} is not accepted, for checks of {', '.join(red)} are red; no day will use it."
+            f"delivery {delivery.delivery_id} is not accepted, for checks of {', '.join(red)} are red; "
+            "no new day will use it."
         )
     quarantined = sum(c["quarantined"] for c in counts.values())
     if quarantined:

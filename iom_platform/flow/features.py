@@ -16,6 +16,7 @@ import dagster as dg
 from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, dbt_assets
 
 from iom_platform.flow.checks import SUITE_CHECK, run_suite
+from iom_platform.flow.clock import today
 from iom_platform.flow.resources import (
     AS_OF,
     DATA_ENGINEERS,
@@ -27,9 +28,10 @@ from iom_platform.flow.resources import (
     Platform,
     asset_key,
     refusal,
+    warehouse,
 )
-from iom_platform.settings import Settings, apply_environment, environment_with, load_settings
-from iom_platform.tables import DELIVERIES, DELIVERY_SCOPE, STUDENT_TERM
+from iom_platform.settings import Settings, apply_environment, environment_without_secrets, load_settings
+from iom_platform.tables import DELIVERIES, DELIVERY_SCOPE, STUDENT_RISK, STUDENT_TERM
 
 
 def _manifest_is_stale(manifest: Path) -> bool:
@@ -52,7 +54,7 @@ def prepare_manifest(settings: Settings) -> Path:
         done = subprocess.run(
             [str(DBT_EXECUTABLE), "--quiet", "parse", "--project-dir", str(DBT_PROJECT_DIR), "--profiles-dir", str(DBT_PROJECT_DIR),
              "--target-path", folder, "--log-path", folder],
-            capture_output=True, text=True, check=False, env=environment_with(
+            capture_output=True, text=True, check=False, env=environment_without_secrets(
                 IOM_WAREHOUSE_PATH=str(settings.warehouse_path.resolve()), IOM_WAREHOUSE__MEMORY_LIMIT=settings.warehouse.memory_limit),
         )  # fmt: skip
         if done.returncode:
@@ -95,25 +97,29 @@ class _Translator(DagsterDbtTranslator):
 
 
 def _pin_deliveries(context: dg.AssetExecutionContext, settings: Any, as_of_on: date, *, repin: bool) -> None:
-    """Fix the deliveries that the day is computed from; a day that is pinned already keeps its pin."""
-    from iom_platform.storage.warehouse import open_warehouse, prepare_warehouse, read_table, replace_partition
+    """Fix the deliveries that the day is computed from; a day that is over and published keeps its pin."""
+    from iom_platform.storage.record import has_partition, open_record
+    from iom_platform.storage.warehouse import prepare_warehouse, read_table, replace_partition
 
-    with open_warehouse(settings, purpose=f"pin deliveries of {as_of_on}", write=True) as con:
+    with open_record(settings) as conn:
+        is_bound = as_of_on < today(settings) and has_partition(conn, STUDENT_RISK, as_of_on)
+    with warehouse(settings, purpose=f"pin deliveries of {as_of_on}", write=True) as con:
         prepare_warehouse(con)
         pinned = read_table(con, DELIVERY_SCOPE, as_of_on)
         accepted = read_table(con, DELIVERIES)
         accepted = accepted[accepted["is_accepted"]]
+        if is_bound and len(pinned) and not repin:
+            newer = len(set(accepted["delivery_id"]) - set(pinned["delivery_id"]))
+            if newer:
+                context.log.warning(
+                    f"{as_of_on} is replayed from the {len(pinned)} deliveries that it was published from; "
+                    f"{newer} others are left out, and `iom run --repin` (repin: true) takes them in."
+                )
+            return
         if accepted.empty:
             raise refusal(
                 "No accepted delivery has landed; land one with `iom run --source NAME --path PATH`, or look at the red checks of raw/*."
             )
-        if len(pinned) and not repin:
-            newer = len(set(accepted["delivery_id"]) - set(pinned["delivery_id"]))
-            if newer:
-                context.log.warning(
-                    f"{as_of_on} is replayed from its {len(pinned)} pinned deliveries; {newer} others are left out (repin: true takes them in)."
-                )
-            return
         scope = accepted[["delivery_id"]].assign(as_of_on=as_of_on)[list(DELIVERY_SCOPE.column_names)]
         replace_partition(con, DELIVERY_SCOPE, as_of_on, scope)
 
@@ -125,9 +131,7 @@ class FeaturesConfig(dg.Config):
 
 
 def _row_counts(settings: Any, as_of_on: date) -> dict[dg.AssetKey, int]:
-    from iom_platform.storage.warehouse import open_warehouse
-
-    with open_warehouse(settings, purpose="count feature rows", write=False) as con:
+    with warehouse(settings, purpose="count feature rows", write=False) as con:
         names = con.execute(
             "select table_schema, table_name, bool_or(column_name = 'as_of_on') from information_schema.columns "
             "where table_schema in ('intermediate', 'features') group by all"
@@ -153,17 +157,22 @@ def feature_models(
     context: dg.AssetExecutionContext, config: FeaturesConfig, dbt: DbtCliResource, platform: Platform
 ) -> Iterator[Any]:
     """Run `dbt build` for one as-of day: models and their tests, the warehouse's single writer meanwhile."""
-    from iom_platform.storage.warehouse import warehouse_lock
+    from iom_platform.storage.warehouse import WarehouseBusy, warehouse_lock
 
     settings, as_of_on = platform.settings, date.fromisoformat(context.partition_key)
     if context.selected_asset_keys:  # none: only dbt's tests of raw/* were asked for
         _pin_deliveries(context, settings, as_of_on, repin=config.repin)
     # in the environment and not in --vars, which would make dbt parse the whole project anew
     apply_environment({"IOM_AS_OF_ON": as_of_on.isoformat()})
-    with warehouse_lock(settings, purpose=f"dbt build {as_of_on}", exclusive=True):
-        invocation = dbt.cli(["build", "--exclude-resource-type", "unit_test"], context=context, raise_on_error=False)
-        events = list(invocation.stream())
-        succeeded = invocation.is_successful()
+    try:
+        with warehouse_lock(settings, purpose=f"dbt build {as_of_on}", exclusive=True):
+            invocation = dbt.cli(
+                ["build", "--exclude-resource-type", "unit_test"], context=context, raise_on_error=False
+            )
+            events = list(invocation.stream())
+            succeeded = invocation.is_successful()
+    except WarehouseBusy as error:
+        raise refusal(str(error), exit_code=error.exit_code) from None
     if succeeded:
         shutil.rmtree(invocation.target_path, ignore_errors=True)
     counts = _row_counts(settings, as_of_on)
@@ -182,10 +191,10 @@ def feature_models(
                 description="Great Expectations suite expectations/features/student_term.json")  # fmt: skip
 def student_term_suite(context: dg.AssetCheckExecutionContext, platform: Platform) -> dg.AssetCheckResult:
     """The border before the wall: the day's rows as Great Expectations sees them."""
-    from iom_platform.storage.warehouse import open_warehouse, read_table
+    from iom_platform.storage.warehouse import read_table
 
     as_of_on = date.fromisoformat(context.partition_key)
-    with open_warehouse(platform.settings, purpose="check features/student_term", write=False) as con:
+    with warehouse(platform.settings, purpose="check features/student_term", write=False) as con:
         return run_suite(STUDENT_TERM, read_table(con, STUDENT_TERM, as_of_on))
 
 

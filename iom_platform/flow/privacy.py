@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from iom_platform.flow.checks import check_spec, publish, suite_spec
-from iom_platform.flow.resources import AS_OF, ONE_DAY, PRIVACY_OFFICERS, RETRY, Platform, asset_key, table_spec
+from iom_platform.flow.resources import (
+    AS_OF,
+    ONE_DAY,
+    PRIVACY_OFFICERS,
+    RETRY,
+    Platform,
+    asset_key,
+    table_spec,
+    warehouse,
+)
 from iom_platform.tables import (
     ANONYMIZED_STUDENT_TERM,
     FEATURES_STUDENT_OUTCOME,
@@ -71,10 +80,10 @@ def anonymized_student_term(context: dg.AssetExecutionContext, platform: Platfor
     import pandas as pd
 
     from iom_platform.privacy.kanonymity import apply_generalization, prove_kanonymity
-    from iom_platform.storage.warehouse import open_warehouse, read_table, replace_partition
+    from iom_platform.storage.warehouse import read_table, replace_partition, transaction
 
     settings, as_of_on = platform.settings, date.fromisoformat(context.partition_key)
-    with open_warehouse(settings, purpose=f"anonymize {as_of_on}", write=True) as con:
+    with warehouse(settings, purpose=f"anonymize {as_of_on}", write=True) as con:
         frame = read_table(con, STUDENT_TERM, as_of_on)
         levels, fitted = _levels_for(con, frame, as_of_on, settings)
         published, withheld = apply_generalization(frame, levels, k=settings.privacy.k)
@@ -96,19 +105,22 @@ def anonymized_student_term(context: dg.AssetExecutionContext, platform: Platfor
             "withheld_rows": len(withheld),
             "courses": int(published["course_id"].nunique()),
         }
-        yield from publish(
-            ANONYMIZED_STUDENT_TERM,
-            published,
-            lambda: replace_partition(con, ANONYMIZED_STUDENT_TERM, as_of_on, published),
-            checks=(proof,),
-            metadata=counts,
-        )
         # with those fitted on this day before: a course that a repin brings must not push the others' levels out
         of_day = levels[levels["fitted_as_of"] == pd.Timestamp(as_of_on)]
-        rows = replace_partition(con, GENERALIZATIONS, as_of_on, of_day) if len(fitted) else 0
+
+        def write() -> int:
+            with transaction(con):  # published rows without the levels that made them could not be made again
+                if len(fitted):
+                    replace_partition(con, GENERALIZATIONS, as_of_on, of_day)
+                return replace_partition(con, ANONYMIZED_STUDENT_TERM, as_of_on, published)
+
+        yield from publish(ANONYMIZED_STUDENT_TERM, published, write, checks=(proof,), metadata=counts)
         yield dg.MaterializeResult(
             asset_key=asset_key(GENERALIZATIONS),
-            metadata={"dagster/partition_row_count": rows, "courses_fitted": int(fitted["course_id"].nunique())},
+            metadata={
+                "dagster/partition_row_count": len(of_day),
+                "courses_fitted": int(fitted["course_id"].nunique()),
+            },
         )
 
 
@@ -122,10 +134,10 @@ def anonymized_student_term(context: dg.AssetExecutionContext, platform: Platfor
 )
 def anonymized_student_outcome(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
     """Let outcomes that are known by the end of the day pass the wall, without demographics."""
-    from iom_platform.storage.warehouse import open_warehouse, read_table, replace_partition
+    from iom_platform.storage.warehouse import read_table, replace_partition
 
     as_of_on = date.fromisoformat(context.partition_key)
-    with open_warehouse(platform.settings, purpose=f"outcomes {as_of_on}", write=True) as con:
+    with warehouse(platform.settings, purpose=f"outcomes {as_of_on}", write=True) as con:
         frame = read_table(con, FEATURES_STUDENT_OUTCOME, as_of_on)
         yield from publish(STUDENT_OUTCOME, frame, lambda: replace_partition(con, STUDENT_OUTCOME, as_of_on, frame))
 

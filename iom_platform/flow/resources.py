@@ -5,12 +5,18 @@ No asset and no computation belongs here.
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from iom_platform.settings import PROJECT_ROOT, Settings, load_settings
 from iom_platform.tables import Table
+
+if TYPE_CHECKING:
+    import duckdb
 
 # partitions of a check are a preview feature of Dagster 1.13; without them a partitioned asset shows no green check
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
@@ -46,9 +52,24 @@ class Platform(dg.ConfigurableResource[Settings]):
         return load_settings()
 
 
-def refusal(message: str, **metadata: dg.MetadataValue) -> dg.Failure:
+RED = 5  # exit code of a run that failed or has a red check
+
+
+def refusal(message: str, *, exit_code: int = RED) -> dg.Failure:
     """A failure that a retry cannot mend; `message` is one sentence with a remedy and no personal data."""
-    return dg.Failure(description=message, metadata=metadata, allow_retries=False)
+    return dg.Failure(description=message, metadata={"exit_code": exit_code}, allow_retries=False)
+
+
+@contextmanager
+def warehouse(settings: Settings, *, purpose: str, write: bool) -> "Iterator[duckdb.DuckDBPyConnection]":
+    """`open_warehouse` for a step: who waited long enough is told so at once, and does not wait a second time."""
+    from iom_platform.storage.warehouse import WarehouseBusy, open_warehouse
+
+    try:
+        with open_warehouse(settings, purpose=purpose, write=write) as con:
+            yield con
+    except WarehouseBusy as error:
+        raise refusal(str(error), exit_code=error.exit_code) from None
 
 
 def asset_key(table: Table) -> dg.AssetKey:

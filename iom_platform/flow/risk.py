@@ -12,14 +12,23 @@ import dagster as dg
 
 from iom_platform.flow.checks import publish, suite_spec
 from iom_platform.flow.clustering import MODEL_NAME, picture, read_cohort
-from iom_platform.flow.resources import ADVISORS, AS_OF, ONE_DAY, RETRY, Platform, asset_key, table_spec
+from iom_platform.flow.resources import ADVISORS, AS_OF, ONE_DAY, RETRY, Platform, asset_key, refusal, table_spec
+from iom_platform.settings import Settings
 from iom_platform.tables import ANONYMIZED_STUDENT_TERM, ASSIGNMENTS, PROMOTIONS, STUDENT_RISK
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def _score(settings: Any, cohort: "pd.DataFrame", as_of_on: date) -> "pd.DataFrame":
+def nothing_to_score(settings: Settings, as_of_on: date) -> str:
+    """Why a day may have no row; the same words in the UI and in the terminal."""
+    return (
+        f"Nothing to score on {as_of_on}: no presentation with at least {settings.privacy.k} students runs; "
+        "the rows of earlier days stay."
+    )
+
+
+def _score(settings: Settings, cohort: "pd.DataFrame", as_of_on: date) -> "pd.DataFrame":
     from iom_platform.risk import RiskModel, score_risk
     from iom_platform.storage.model_registry import Registry
     from iom_platform.storage.record import champion_for, open_record, read_table
@@ -27,20 +36,27 @@ def _score(settings: Any, cohort: "pd.DataFrame", as_of_on: date) -> "pd.DataFra
     with open_record(settings) as conn:
         champion = champion_for(conn, MODEL_NAME, as_of_on)
         assigned = read_table(conn, ASSIGNMENTS, as_of_on)
+    # a cluster's number means something only beside the model that gave it
+    versions = sorted(set(assigned["model_version"]))
+    if versions and (champion is None or versions != [champion["model_version"]]):
+        raise refusal(
+            f"clustering/assignments of {as_of_on} are not the champion's; materialize them first, then risk."
+        )
     joined = cohort.merge(
         assigned[["student_pseudonym", "course_id", "cluster"]], on=["student_pseudonym", "course_id"], how="left"
     )
     risk_model = None
-    if champion:
-        _, stored = Registry.of(settings).load_model(MODEL_NAME, champion["model_version"])
-        risk_model = RiskModel.from_json(json.dumps(stored))
+    if versions:
+        _, stored = Registry.of(settings).load_model(MODEL_NAME, versions[0])
+        try:
+            risk_model = RiskModel.from_json(json.dumps(stored))
+        except ValueError as error:
+            raise refusal(f"{error}: materialize clustering/promotions with refit: true.") from None
     scored = score_risk(joined, joined["cluster"], risk_model)
     scored = joined.drop(columns="cluster").join(scored)
     known = scored["risk_level"] != "UNKNOWN"
     scored["model_name"] = known.map({True: MODEL_NAME, False: None})
-    scored["model_version"] = known.map({True: champion["model_version"] if champion else None, False: None}).astype(
-        "Int64"
-    )
+    scored["model_version"] = known.map({True: versions[0] if versions else None, False: None}).astype("Int64")
     return scored[list(STUDENT_RISK.column_names)]
 
 
@@ -72,12 +88,14 @@ def student_risk(context: dg.AssetExecutionContext, platform: Platform) -> Itera
             "plot": picture(plot_levels(summary)),
         }
     else:
-        metadata["message"] = f"No presentation runs on {as_of_on}; the rows of earlier days stay."
+        metadata["message"] = nothing_to_score(settings, as_of_on)
         context.log.warning(metadata["message"])
-    with open_record(settings) as conn:
-        yield from publish(
-            STUDENT_RISK, frame, lambda: replace_partition(conn, STUDENT_RISK, as_of_on, frame), metadata=metadata
-        )
+
+    def write() -> int:
+        with open_record(settings) as conn:
+            return replace_partition(conn, STUDENT_RISK, as_of_on, frame)
+
+    yield from publish(STUDENT_RISK, frame, write, metadata=metadata)
 
 
 ASSETS = (student_risk,)

@@ -78,13 +78,15 @@ class Registry:
         model_name: str,
         run_name: str,
         dataset: Mapping[str, Any],
-    ) -> tuple[int, str]:
+        register: bool = True,
+    ) -> tuple[int | None, str]:
         """Log a fit as one run, and register it as a version once all of it is stored.
 
         inputs: only its column names are used, for the signature; MODEL_INPUTS alone may be among them.
         tags: must hold fit_key and trained_as_of, which the version gets too. plots: PNG bytes by file name.
         profiles: aggregates by cluster. dataset: name, digest, rows, as_of_on of the training snapshot.
-        Returns (version, run id). After an exception the run is FAILED and no version exists; raises RegistryError
+        register: whether the fit becomes a version; one that is only compared does not.
+        Returns (version or None, run id). After an exception the run is FAILED and no version exists; raises RegistryError
         before anything is written where the fit holds what must not enter MLflow.
         """
         _refuse_personal(inputs, profiles)
@@ -103,7 +105,8 @@ class Registry:
             )
             _log_metrics(client, run, metrics, logged, dataset)
             client.set_terminated(run_id, "FINISHED")
-            return self._register(client, model_name, run_id, logged, version_tags), run_id
+            version = self._register(client, model_name, run_id, logged, version_tags) if register else None
+            return version, run_id
         except BaseException:
             with suppress(Exception):  # the first error says more than one about marking it
                 client.set_terminated(run_id, "FAILED")

@@ -347,8 +347,10 @@ def _parse_url(url: str) -> tuple[Server, str]:
     if parts.scheme not in ("postgresql", "postgres") or not parts.username:
         raise ServerError("postgres_url names no PostgreSQL user; write postgresql://user:password@host:5432/database")
     host = unquote(parts.hostname or "localhost")
-    user, password = unquote(parts.username), unquote(parts.password or "")
-    options = urlencode(parse_qsl(parts.query), quote_via=quote)
+    pairs = parse_qsl(parts.query)
+    # libpq takes a password among the options too; it must not stay there, where `url` would show it
+    user, password = unquote(parts.username), dict(pairs).get("password", unquote(parts.password or ""))
+    options = urlencode([(name, value) for name, value in pairs if name != "password"], quote_via=quote)
     server = Server(host, port, user, password, False, f"{host}:{port}", options)
     return server, unquote(parts.path.lstrip("/")) or "postgres"
 

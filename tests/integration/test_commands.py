@@ -320,7 +320,8 @@ def test_identified_export_adds_the_id_and_is_audited(spine: Spine, tmp_path: Pa
     )
     assert done.returncode == 0
     rows = pd.read_csv(out, dtype={"student_id": str})
-    assert rows.columns[0] == "student_id" and rows["student_id"].notna().all()
+    assert list(rows.columns[:2]) == ["student_id", "source"] and rows["student_id"].notna().all()
+    assert set(rows["source"]) == {"synthetic"} and out.stat().st_mode & 0o777 == 0o600
     students = rows["student_pseudonym"].nunique()
     assert _audit(spine) == [*before, (True, "risk/student_risk", DAY, students, "call those at risk")]
     assert NAMED not in done.stdout + done.stderr

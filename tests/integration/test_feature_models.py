@@ -121,6 +121,7 @@ def raw() -> Frames:
 @pytest.fixture(scope="module")
 def built(dbt: Dbt, raw: Frames, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A snapshot with both days built, the later one first."""
+    dbt.warehouse.unlink(missing_ok=True)
     load_warehouse(dbt.warehouse, raw)
     dbt("build", LATE)
     dbt("run", EARLY)
@@ -250,7 +251,7 @@ PLANTS = {
     "oulad_assessments": "update raw.oulad_assessments set assessment_type = 'Essay' where id_assessment = 1000",
     "oulad_vle": "update raw.oulad_vle set id_site = 1000 where id_site = 1001",
     "oulad_student_info": "update raw.oulad_student_info set final_result = 'Passed' where final_result = 'Pass'",
-    "oulad_student_registration": "insert into raw.oulad_student_registration from raw.oulad_student_registration limit 1",
+    "oulad_student_registration": "insert into raw.oulad_student_registration from raw.oulad_student_registration",
     "oulad_student_assessment": "update raw.oulad_student_assessment set score = 101 where id_assessment = 1000",
     "oulad_student_vle": "update raw.oulad_student_vle set sum_click = 0 where date = 3",
     "deliveries": "update raw.deliveries set scope = 'partial' where delivery_id = 'more-beta'",
@@ -268,6 +269,21 @@ def test_a_planted_violation_turns_each_source_red_and_stops_the_build(dbt: Dbt,
     red = [r.node.name.split("_raw_", 1)[-1] for r in results if r.status == "fail"]
     assert [table for table in PLANTS if not any(name.startswith(f"{table}_") for name in red)] == []
     assert {r.status for r in results if r.node.resource_type == "model"} == {"skipped"}
+
+
+def test_rows_of_a_refused_delivery_stop_no_day(dbt: Dbt, built: Path) -> None:
+    """The same plants, in no rows but those of deliveries that were not accepted."""
+    is_accepted = "delivery_id in (select delivery_id from raw.deliveries where is_accepted)"
+    with duckdb.connect(str(dbt.restart_from(built))) as connection:
+        for table in (t for t in PLANTS if t.startswith("oulad_")):
+            connection.execute(f"create temp table before as from raw.{table}")
+            connection.execute(PLANTS[table])
+            connection.execute(f"delete from raw.{table} where {is_accepted}")
+            assert connection.execute(f"from raw.{table} except all from before").fetchone(), f"no plant in {table}"
+            connection.execute(f"insert into raw.{table} from before where {is_accepted}")
+            connection.execute("drop table before")
+    dbt("build", LATE)
+    _assert_same(_all_features(built, LATE), _all_features(dbt.warehouse, LATE))
 
 
 @pytest.mark.parametrize(
@@ -313,6 +329,7 @@ def server_variables(raw: Frames, tmp_path: Path) -> Iterator[dict[str, str]]:
 def test_postgresql_computes_the_same_features(dbt: Dbt, built: Path, server_variables: dict[str, str]) -> None:
     import psycopg2
 
+    dbt("test", EARLY, "--select", "source:*", "--target", "server", **server_variables)
     dbt("run", EARLY, "--target", "server", **server_variables)
     address = {key.removeprefix("IOM_PG").lower(): value for key, value in server_variables.items()}
     connection = psycopg2.connect(**{"dbname": address.pop("database"), **address})

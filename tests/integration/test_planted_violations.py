@@ -106,7 +106,7 @@ def test_delivery_that_breaks_a_raw_suite_is_not_accepted(
     assert not result.success
     assert red_checks(result) == {(path, "expectations")}
     assert materialized(result) == set()
-    assert path in said(result)[0] and "no day will use it" in said(result)[0]
+    assert path in said(result)[0] and "no new day will use it" in said(result)[0]
     assert _accepted(spine) == _scope(spine), "the first delivery alone is accepted"
     assert spine.hashes(DAY) == published
 

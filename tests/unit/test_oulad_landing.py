@@ -40,7 +40,7 @@ def _make_files() -> Files:
         "studentAssessment.csv": ["id_assessment,id_student,date_submitted,is_banked,score",
                                   f"1752,{IDS[0]},18,0,78", f"1752,{IDS[1]},-1,1,?", f"1760,{IDS[0]},200,0,100"],
         "studentVle.csv": [vle, f"AAA,2013J,{IDS[0]},546943,-10,4", f"AAA,2013J,{IDS[1]},546943,0,1",
-                           f"AAA,2013J,{IDS[1]},546943,0,1", f"BBB,2013B,{IDS[0]},999999,3,0"],
+                           f"AAA,2013J,{IDS[1]},546943,0,1", f"BBB,2013B,{IDS[0]},999999,3,2"],
     }  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def test_a_good_delivery_is_loaded_whole_and_typed(tmp_path: Path) -> None:
         "student_pseudonym": names[IDS[1]], "date_submitted": -1, "is_banked": True, "score": None,
     }  # fmt: skip
     assert [(r["date"], r["sum_click"], r["clicked_at"]) for r in landed.rows["studentVle.csv"]] == [
-        (-10, 4, None), (0, 1, None), (0, 1, None), (3, 0, None)]  # fmt: skip
+        (-10, 4, None), (0, 1, None), (0, 1, None), (3, 2, None)]  # fmt: skip
     assert landed.rows["assessments.csv"][1]["date"] is None
     assert landed.rows["courses.csv"][0]["presentation_starts_on"] is None
 
@@ -125,7 +125,8 @@ DAMAGE = [
     ("studentVle.csv", 2, "AAA,2013J,{0},546943,0,2147483648", "sum_click", "number out of range", "9999999999"),
     ("studentVle.csv", 2, "AAA,2013J,{0},9223372036854775808,0,1", "id_site", "number out of range", "9" * 19),
     ("studentVle.csv", 2, "AAA,2013J,{0}," + "9" * 5000 + ",0,1", "id_site", "number out of range", "9" * 39 + "…"),
-    ("studentVle.csv", 2, "AAA,2013J,{0},546943,0,-1", "sum_click", "below 0", "-9"),
+    ("studentVle.csv", 2, "AAA,2013J,{0},546943,0,-1", "sum_click", "below 1", "-9"),
+    ("studentVle.csv", 2, "AAA,2013J,{0},546943,0,0", "sum_click", "below 1", "9"),
     ("studentVle.csv", 2, "AAA,2013J,{0},546943,-1001,1", "date", "outside -1000 to 2000", "-9999"),
     ("studentVle.csv", 2, "AAA,2013J,{0},546943,2001,1", "date", "outside -1000 to 2000", "9999"),
     ("studentVle.csv", 2, "AAA,2013J,{0},546943,?,1", "date", "missing value", "?"),

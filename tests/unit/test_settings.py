@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from iom_platform.settings import PROJECT_ROOT, Settings, SettingsError, load_settings
+from iom_platform.settings import (
+    PROJECT_ROOT,
+    Settings,
+    SettingsError,
+    environment_with,
+    environment_without_secrets,
+    load_settings,
+)
 
 USERS_KEYS = {
     "clustering": {"algorithm": "kmeans", "n_clusters": 4, "max_iterations": 300},
@@ -80,6 +87,11 @@ def test_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> 
         ("clustering: {n_clusters: many}\n", "clustering.n_clusters"),
         ("privacy: {anonymization: false}\n", "privacy.anonymization"),
         ("institution: {timezone: Mars/Olympus}\n", "institution.timezone"),
+        ("risk: {high_share: 0.7, medium_share: 0.3}\n", "setting risk: high_share and medium_share leave nobody LOW"),
+        ("warehouse: {memory_limit: plenty}\n", "setting warehouse.memory_limit: 'plenty' is no size"),
+        ("warehouse: {memory_limit: 0GB}\n", "warehouse.memory_limit"),
+        ("schedule: {nightly_cron: '30 23 * *'}\n", "schedule.nightly_cron: .* five fields"),
+        ("schedule: {nightly_cron: '0 30 23 * * *'}\n", "schedule.nightly_cron: .* five fields"),
     ],
 )
 def test_wrong_value_names_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, where: str) -> None:
@@ -109,3 +121,69 @@ def test_what_is_accepted_and_not_built_is_said() -> None:
         validation={"bootstrap_iterations": 0},
     )
     assert quiet.not_in_force() == ()
+
+
+@pytest.mark.parametrize("limit", ["512MB", "1GB", "1.5 GiB", "2tb"])
+def test_a_size_is_a_memory_limit(limit: str) -> None:
+    assert load_settings(warehouse={"memory_limit": limit}).warehouse.memory_limit == limit
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("clustering: {n_clusters: 3\n", "iom.yaml, line 2 cannot be understood: expected"),
+        ("- clustering\n", "holds no sections"),
+        ("clustering\n", "holds no sections"),
+        ("1: {n_clusters: 3}\n", "holds no sections"),
+        (
+            "risk: {high_share: 0.2}\nclustering: {}\nrisk: {}\n",
+            "line 3 cannot be understood: key 'risk' stands there twice",
+        ),
+        ("clustering:\n  seed: 1\n  seed: 2\n", "line 3 cannot be understood: key 'seed' stands there twice"),
+        ("institution: {first_as_of: 2013-02-30}\n", "iom.yaml cannot be understood: day"),
+        ("? [a, b]\n: 1\n", "line 1 cannot be understood: found unhashable key"),
+        ("clustering: 3\n", "setting clustering: "),
+    ],
+)
+def test_a_broken_file_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str) -> None:
+    _file(tmp_path, monkeypatch, text)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+def test_an_empty_file_leaves_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _file(tmp_path, monkeypatch, "# nothing\n")
+    assert load_settings().clustering.n_clusters == 4
+
+
+def test_a_missing_or_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IOM_SETTINGS", str(tmp_path / "nowhere.yaml"))
+    with pytest.raises(SettingsError, match=r"IOM_SETTINGS names .*nowhere\.yaml, which does not exist"):
+        load_settings()
+    monkeypatch.setenv("IOM_SETTINGS", str(tmp_path))
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load_settings()
+    (tmp_path / "latin.yaml").write_bytes(b"# caf\xe9\n")
+    monkeypatch.setenv("IOM_SETTINGS", str(tmp_path / "latin.yaml"))
+    with pytest.raises(SettingsError, match="it is not UTF-8"):
+        load_settings()
+
+
+@pytest.mark.parametrize("value", ["{n_clusters: 3}", "[1]", "3", ""])
+def test_a_section_variable_holds_a_json_object(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("IOM_CLUSTERING", value)
+    with pytest.raises(SettingsError, match="variable IOM_CLUSTERING holds no JSON object"):
+        load_settings()
+    monkeypatch.setenv("IOM_CLUSTERING", '{"n_clusters": 3}')
+    assert load_settings().clustering.n_clusters == 3
+
+
+def test_a_subprocess_gets_no_secret_that_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IOM_POSTGRES_URL", "postgresql://u:topsecret@h/db")
+    monkeypatch.setenv("iom_pseudonym_key", "aabbccdd")
+    given = environment_without_secrets(IOM_HOME="here")
+    assert given["IOM_HOME"] == "here" and "PATH" in given
+    assert not {"topsecret", "aabbccdd"} & set(" ".join(given.values()).replace(":", " ").replace("@", " ").split())
+    assert environment_with()["IOM_POSTGRES_URL"] == "postgresql://u:topsecret@h/db"

@@ -1,0 +1,139 @@
+"""Which deliveries and which model a day is bound to, and what happens where there is none."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from iom_platform.flow import clustering, features, risk
+from iom_platform.flow.clock import today
+from iom_platform.storage import record, warehouse
+from iom_platform.tables import DELIVERIES, DELIVERY_SCOPE, STUDENT_RISK
+from tests.plants import valid_frame
+from tests.spine import Spine, spine_at
+
+CONTEXT: Any = SimpleNamespace(log=logging.getLogger("test"), run_id="a-run")
+DAY = date(2026, 3, 2)
+
+
+@pytest.fixture(scope="module")
+def spine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spine]:
+    with spine_at(tmp_path_factory.mktemp("pins") / "home") as spine:
+        yield spine
+
+
+# -- pins ----------------------------------------------------------------------------------------------
+
+
+def _deliver(spine: Spine, *names: str) -> None:
+    """Accepted deliveries, and none beside them; no pin and no published row either."""
+    at = datetime(2026, 1, 1)
+    rows = [(f"{name:0>16}", "synthetic", DAY, "full", f"{name:0>64}", True, at) for name in names]
+    with warehouse.open_warehouse(spine.settings, purpose="deliver", write=True) as con:
+        warehouse.prepare_warehouse(con)
+        con.execute("delete from raw.deliveries")
+        warehouse.append_rows(con, DELIVERIES, pd.DataFrame(rows, columns=list(DELIVERIES.column_names)))
+
+
+def _pin(spine: Spine, day: date, *, repin: bool = False) -> set[str]:
+    features._pin_deliveries(CONTEXT, spine.settings, day, repin=repin)
+    with warehouse.open_warehouse(spine.settings, purpose="look", write=False) as con:
+        return {name.lstrip("0") for name in warehouse.read_table(con, DELIVERY_SCOPE, day)["delivery_id"]}
+
+
+def _publish(spine: Spine, day: date) -> None:
+    frame = valid_frame(STUDENT_RISK.path, 5).assign(as_of_on=day)
+    with record.open_record(spine.settings) as conn:
+        record.replace_partition(conn, STUDENT_RISK, day, frame)
+
+
+def test_a_day_that_was_never_published_takes_the_newest_deliveries(spine: Spine) -> None:
+    """A run that failed after its pin must not keep the mended delivery out."""
+    _deliver(spine, "a")
+    assert _pin(spine, DAY) == {"a"}
+    _deliver(spine, "a", "b")
+    assert _pin(spine, DAY) == {"a", "b"}
+
+
+def test_a_published_day_keeps_its_deliveries_until_repin(spine: Spine, caplog: pytest.LogCaptureFixture) -> None:
+    day = DAY + timedelta(days=1)
+    _deliver(spine, "a")
+    _pin(spine, day)
+    _publish(spine, day)
+    _deliver(spine, "a", "b")
+    assert _pin(spine, day) == {"a"}
+    assert "1 others are left out" in caplog.text
+    assert _pin(spine, day, repin=True) == {"a", "b"}
+
+
+def test_the_day_that_still_runs_takes_what_has_landed_since(spine: Spine) -> None:
+    """A look in the morning must not keep the evening's delivery out of tonight's run."""
+    day = today(spine.settings)
+    _deliver(spine, "a")
+    _pin(spine, day)
+    _publish(spine, day)
+    _deliver(spine, "a", "b")
+    assert _pin(spine, day) == {"a", "b"}
+
+
+def test_without_an_accepted_delivery_the_remedy_is_said(spine: Spine) -> None:
+    _deliver(spine)
+    with pytest.raises(dg.Failure, match="No accepted delivery has landed; land one with") as caught:
+        _pin(spine, DAY + timedelta(days=2))
+    assert caught.value.allow_retries is False
+
+
+# -- champions -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _nothing(*_: Any, **__: Any) -> Iterator[None]:
+    yield None
+
+
+@pytest.fixture
+def no_record(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setattr(record, "open_record", _nothing)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("champion", "said"),
+    [(None, "no model: 39 observed"), ({"model_version": 7, "trained_as_of": DAY}, "kept version 7: 39 observed")],
+)
+def test_too_few_rows_fit_no_model_and_keep_the_champion(
+    spine: Spine, no_record: pytest.MonkeyPatch, champion: dict[str, Any] | None, said: str
+) -> None:
+    few = clustering.ROWS_PER_CLUSTER * spine.settings.clustering.n_clusters - 1
+    snapshot = clustering.Snapshot(pd.DataFrame(index=range(few)), DAY, "digest", "a-run")
+    no_record.setattr(record, "champion_for", lambda *_: champion)
+    no_record.setattr(clustering, "read_cohort", lambda *_: None)
+    no_record.setattr(clustering, "_take_snapshot", lambda *_: snapshot)
+    no_record.setattr(clustering, "_promote", lambda *_, **__: pytest.fail("a model was fitted"))
+    found, how = clustering._see_to_champion(CONTEXT, spine.settings, DAY, refit=True)
+    assert found == champion
+    assert how.startswith(said)
+
+
+def test_a_comparison_that_fails_costs_the_day_nothing(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def explode(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(clustering, "_log_fit", explode)
+    clustering._compare(CONTEXT, spine.settings, clustering.Snapshot(pd.DataFrame(), DAY, "digest", "a-run"))
+    assert "gmm could not be fitted for comparison: MemoryError" in caplog.text
+
+
+def test_clusters_of_another_model_are_not_scored(spine: Spine, no_record: pytest.MonkeyPatch) -> None:
+    no_record.setattr(record, "champion_for", lambda *_: {"model_version": 2})
+    no_record.setattr(record, "read_table", lambda *_: pd.DataFrame({"model_version": [1]}))
+    with pytest.raises(dg.Failure, match="are not the champion's; materialize them first"):
+        risk._score(spine.settings, pd.DataFrame(), DAY)
