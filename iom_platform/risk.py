@@ -46,7 +46,7 @@ COMPONENTS: dict[str, tuple[str, float]] = {
 WARM_UP_DAYS = 7
 WINDOW_DAYS = 28
 
-NOT_OBSERVED = "No activity data for this course yet"
+NOT_OBSERVED = "No activity data of this course were delivered up to this day"
 COURSE_WARM_UP = "The course began less than a week ago"
 NEWLY_REGISTERED = "Registered less than a week ago"
 NO_EVIDENCE = "Too little is known about this enrollment yet"
@@ -194,9 +194,9 @@ def _say_decline(share: float) -> str:
     """share: r / (r + h) of clicks_14d_to_history."""
     ratio = share / (1 - share)
     if ratio < 0.05:
-        return "Activity fell to almost nothing against the student's own earlier level"
+        return "Activity of the last 14 days fell to almost nothing against the student's own earlier level"
     nearest = min(_FRACTIONS, key=lambda fraction: abs(fraction[0] - ratio))
-    return f"Activity fell to {nearest[1]} of the student's own earlier level"
+    return f"Activity of the last 14 days fell to {nearest[1]} of the student's own earlier level"
 
 
 def _say_recency(days: float) -> str:

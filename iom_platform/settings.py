@@ -141,7 +141,7 @@ def _read_file() -> dict[str, Any]:
     except (yaml.YAMLError, ValueError) as error:  # a date that no calendar has is a ValueError
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
         raise SettingsError(f"the settings file {path}{line} cannot be understood: {problem}; mend it there") from None
     if found is None:
         return {}

@@ -3,6 +3,7 @@
 What a command does belongs to the rooms to the left; here it is only asked for and told.
 """
 
+import os
 import sys
 from datetime import date, datetime
 from pathlib import Path
@@ -82,7 +83,9 @@ def tables() -> None:
 def export(
     table: Annotated[str, typer.Argument(metavar="STAGE/TABLE", help="For instance risk/student_risk.")],
     out: Annotated[Path, typer.Option("--out", help="File to write: .csv or .parquet.")],
-    as_of: AsOf = None,
+    as_of: Annotated[
+        datetime | None, typer.Option("--as-of", formats=["%Y-%m-%d"], help="One day of it; default every day.")
+    ] = None,
     identified: Annotated[
         bool, typer.Option("--identified", help="Add student_id; needs membership of the role identity_reader.")
     ] = False,
@@ -154,6 +157,7 @@ def doctor() -> None:
 
 def main() -> None:
     """Entry point: an error the platform knows is one sentence and a documented exit code."""
+    os.umask(0o077)  # whatever is written, a log, a plot or an export, is the user's alone
     try:
         app()
     except Exception as error:

@@ -60,7 +60,11 @@ def platform_variables(settings: Settings, server: Server) -> dict[str, str]:
 def start_platform() -> Settings:
     """Settings of a platform whose server runs, whose record is prepared and whose variables are set."""
     settings = load_settings()
-    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if settings.home.stat().st_mode & 0o077 and settings.home.stat().st_uid == os.getuid():
+        settings.home.chmod(
+            0o700
+        )  # DuckDB's and Dagster's files are made under any umask, so the folder keeps others out
     server = ensure_server(settings)
     prepare_record(settings)
     apply_environment(platform_variables(settings, server))

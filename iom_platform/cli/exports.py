@@ -100,4 +100,9 @@ def export_table(path: str, out: Path, *, as_of_on: date | None, identified: boo
         )
         frame = _with_identities(frame, names)
     _write_whole(frame, out, private=identified)
-    print(f"{len(frame):,} rows of {path} written to {out}")
+    days = f" for {as_of_on}" if as_of_on else ""
+    print(f"{len(frame):,} rows of {path}{days} written to {out}")
+    if table.stage in ("raw", "features"):
+        print("This table lies before the wall: demographics are as delivered. Treat the file as personal data.")
+    if identified:
+        print("It holds student ids; this use is noted in audit.exports. Delete the file when it has served.")

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from iom_platform.settings import Settings, SettingsError, load_settings
 
@@ -25,6 +26,15 @@ _CRON_ITEM = re.compile(r"(?:\*|(\w+)(?:-(\w+))?)(?:/(\d+))?")
 _DUCKDB_MAGIC = b"DUCK"  # after a checksum of eight bytes
 
 
+_SECRETS: dict[str, Any] = {"postgres_url": True, "pseudonym_key": True}
+# what `Settings.not_in_force` speaks of
+_NOT_BUILT: dict[str, Any] = {
+    "privacy": {"differential_privacy", "epsilon"},
+    "notifications": True,
+    "validation": {"bootstrap_iterations"},
+}
+
+
 class Unwell(RuntimeError):
     """Something is wrong; each finding was printed."""
 
@@ -34,7 +44,7 @@ class Unwell(RuntimeError):
 def examine() -> None:
     settings = load_settings()
     print("In force:")
-    for section, value in settings.model_dump(exclude={"postgres_url", "pseudonym_key"}).items():
+    for section, value in settings.model_dump(exclude=_SECRETS | _NOT_BUILT).items():
         print(f"  {section}: {value}")
     print(f"  postgres: {'a server of yours (IOM_POSTGRES_URL)' if settings.postgres_url else 'embedded'}")
     print(f"  pseudonym key: {'IOM_PSEUDONYM_KEY' if settings.pseudonym_key else settings.key_path}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from iom_platform.cli.environment import start_platform
+from iom_platform.cli.interrupt import stop_on_interrupt
 from iom_platform.flow.clock import today
 from iom_platform.settings import Settings, load_settings
 
@@ -65,7 +66,12 @@ def _execute(settings: Settings, job_name: str, partition: str, ops: dict[str, A
     log_folder = settings.home / "logs"
     log_folder.mkdir(exist_ok=True)
     dg.DagsterInstance.get().dispose()  # the first one creates the schema, and alembic then mutes every logger that exists
-    with dg.DagsterInstance.get() as instance, open(log_folder / "dbt.log", "a") as log, redirect_stdout(log):
+    with (
+        stop_on_interrupt(),
+        dg.DagsterInstance.get() as instance,
+        open(log_folder / "dbt.log", "a") as log,
+        redirect_stdout(log),
+    ):
         condemn_dead_runs(instance)
         result = defs.resolve_job_def(job_name).execute_in_process(
             run_config={"ops": ops, "loggers": {"progress": {}}},

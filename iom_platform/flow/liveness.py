@@ -14,13 +14,14 @@ PROCESS_TAG = "iom/process"
 
 
 def process_mark(pid: int) -> str | None:
-    """Boot, pid and start time of a process, which no later process shares; None where it does not live."""
+    """Machine, pid and start time of a process, which no later process shares; None where it does not live."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        machine = f"{boot}/{os.readlink('/proc/self/ns/pid')}"  # a container numbers its processes anew
     except OSError:
         return None
-    return None if fields[0] == "Z" else f"{boot} {pid} {fields[19]}"
+    return None if fields[0] == "Z" else f"{machine} {pid} {fields[19]}"
 
 
 def own_mark() -> str:
@@ -28,7 +29,7 @@ def own_mark() -> str:
 
 
 def condemn_dead_runs(instance: "dg.DagsterInstance") -> list[str]:
-    """Report the unfinished runs of dead processes as failed; their ids."""
+    """Report the unfinished runs of dead processes as failed; their ids. Another machine's processes are left alone."""
     import dagster as dg  # here, since `iom status` asks only for marks
 
     unfinished = dg.RunsFilter(
@@ -36,8 +37,9 @@ def condemn_dead_runs(instance: "dg.DagsterInstance") -> list[str]:
     )
     condemned = []
     for run in instance.get_runs(unfinished):
-        mark = run.tags.get(PROCESS_TAG)
-        if mark and len(mark.split()) == 3 and process_mark(int(mark.split()[1])) != mark:
+        machine, _, rest = run.tags.get(PROCESS_TAG, "").partition(" ")
+        pid = rest.partition(" ")[0]
+        if pid and machine == own_mark().partition(" ")[0] and process_mark(int(pid)) != f"{machine} {rest}":
             instance.report_run_failed(
                 run, "The process that executed this run is gone; run it again: nothing half-written was kept."
             )

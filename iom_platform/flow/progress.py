@@ -32,10 +32,9 @@ class _StepLines(logging.Handler):
             print(f"  {event.step_key}: done in {seconds:.1f} s", file=sys.stderr)
         elif event.event_type_value == "ASSET_CHECK_EVALUATION" and not event.event_specific_data.passed:
             check = event.event_specific_data
-            print(
-                f"  check {check.asset_key.to_user_string()}: {check.check_name} {check.severity.value.lower()}",
-                file=sys.stderr,
-            )
+            numbers = ", ".join(f"{k} {v.value:.2f}" for k, v in check.metadata.items() if isinstance(v.value, float))
+            name = f"{check.asset_key.to_user_string()}: {check.check_name}"
+            print(f"  check {name} {check.severity.value.lower()}{f' ({numbers})' if numbers else ''}", file=sys.stderr)
 
 
 @dg.logger

@@ -282,8 +282,8 @@ def test_rows_of_a_refused_delivery_stop_no_day(dbt: Dbt, built: Path) -> None:
             assert connection.execute(f"from raw.{table} except all from before").fetchone(), f"no plant in {table}"
             connection.execute(f"insert into raw.{table} from before where {is_accepted}")
             connection.execute("drop table before")
-    dbt("build", LATE)
-    _assert_same(_all_features(built, LATE), _all_features(dbt.warehouse, LATE))
+    dbt("build", EARLY)
+    _assert_same(_all_features(built, EARLY), _all_features(dbt.warehouse, EARLY))
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,7 @@ def test_a_size_is_a_memory_limit(limit: str) -> None:
         ("clustering:\n  seed: 1\n  seed: 2\n", "line 3 cannot be understood: key 'seed' stands there twice"),
         ("institution: {first_as_of: 2013-02-30}\n", "iom.yaml cannot be understood: day"),
         ("? [a, b]\n: 1\n", "line 1 cannot be understood: found unhashable key"),
+        ("clustering: \0\n", "cannot be understood: unacceptable character"),
         ("clustering: 3\n", "setting clustering: "),
     ],
 )
