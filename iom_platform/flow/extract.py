@@ -31,8 +31,13 @@ if TYPE_CHECKING:
     from iom_platform.extract.source import Delivery
 
 ROWS_CHECK = "rows_add_up"
+DELIVERY_REFUSED = 4  # exit code of `iom run` where nothing of the delivery was written
 # DuckDB fills whole row groups of 122,880 rows then: a quarter less processor time and disk than batch by batch
 _ROWS_AT_ONCE = 1_000_000
+
+
+def _refused(message: str) -> dg.Failure:
+    return refusal(message, exit_code=DELIVERY_REFUSED)
 
 
 class DeliveryConfig(dg.Config):
@@ -51,7 +56,7 @@ def _in_effect_before(con: Any, increment: "Delivery") -> list[str]:
     ).fetchall()
     bases = [place for place, (_, scope) in enumerate(earlier) if scope == "full"]
     if not bases:
-        raise refusal(
+        raise _refused(
             f"the increment of {increment.delivered_on} has no accepted full delivery of source {increment.source} "
             "before it; land a full one of an earlier day first."
         )
@@ -85,8 +90,8 @@ def _refuse_foreign_courses(con: Any, delivery: "Delivery") -> None:
         [delivery.delivery_id, delivery.source],
     ).fetchone()
     if clash:
-        raise refusal(
-            f"courses.csv: course {clash[0]} was delivered by source {clash[1]} before; rename it, or use another IOM_HOME."
+        raise _refused(
+            f"courses.csv: course {clash[0]} was delivered by source {clash[1]} before; rename it, or use another IOM_HOME.",
         )
 
 
@@ -99,9 +104,9 @@ def _refuse_other_declaration(con: Any, delivery: "Delivery") -> bool:
         return False
     source, delivered_on, scope = before
     if source != delivery.source:
-        raise refusal(f"these bytes have landed before as source {source}; the same files cannot be two sources.")
+        raise _refused(f"these bytes have landed before as source {source}; the same files cannot be two sources.")
     if (delivered_on, scope) != (delivery.delivered_on, delivery.scope):
-        raise refusal(
+        raise _refused(
             f"these bytes have landed before with delivered_on {delivered_on} and scope {scope}, and now declare "
             f"{delivery.delivered_on} and {delivery.scope}; declare them as before, or deliver other files."
         )
@@ -210,13 +215,13 @@ def _open(context: dg.AssetExecutionContext, config: DeliveryConfig) -> "Deliver
 
     day = date.fromisoformat(context.partition_key)
     if config.source not in SOURCES:
-        raise refusal(f"unknown source {config.source!r}; known: {', '.join(sorted(SOURCES))}")
+        raise _refused(f"unknown source {config.source!r}; known: {', '.join(sorted(SOURCES))}")
     try:
         delivery = SOURCES[config.source].open_delivery(Path(config.path), delivered_on=day)
     except DeliveryRefused as error:
-        raise refusal(str(error)) from None
+        raise _refused(str(error)) from None
     if delivery.delivered_on != day:
-        raise refusal(
+        raise _refused(
             f"the delivery declares {delivery.delivered_on} as its day, and this partition is {day}; choose that partition."
         )
     for notice in delivery.notices:
@@ -267,7 +272,7 @@ def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platfo
             try:
                 _load(settings, con, delivery)
             except DeliveryRefused as error:
-                raise refusal(str(error)) from None
+                raise _refused(str(error)) from None
         results = list(_judge(con, delivery.delivery_id))
         red = sorted({r.asset_key.to_user_string() for r in results if not r.passed and r.asset_key})
         con.execute("update raw.deliveries set is_accepted = ? where delivery_id = ?", [not red, delivery.delivery_id])
