@@ -270,7 +270,7 @@ def test_export_of_a_day_is_that_day(spine: Spine, tmp_path: Path) -> None:
     done = spine.iom("export", "risk/student_risk", "--out", str(out), "--as-of", EARLIER.isoformat())
     assert done.returncode == 0
     rows = pd.read_parquet(out)
-    assert done.stdout == f"{len(rows):,} rows of risk/student_risk written to {out}\n"
+    assert done.stdout == f"{len(rows):,} rows of risk/student_risk for {EARLIER} written to {out}\n"
     assert set(rows["as_of_on"].astype(str)) == {EARLIER.isoformat()}
     assert "student_id" not in rows
 
