@@ -21,7 +21,7 @@ demo: $(READY) ## Set up, generate a term of students, run the whole graph
 	$(BIN)/iom demo
 
 test: $(READY) ## Set up and run the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 3 --dist loadfile
 
 check: $(READY) ## Lint, types, import law, docs and graph tests
 	$(BIN)/ruff check iom_platform tests
