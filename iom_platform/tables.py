@@ -179,7 +179,7 @@ QUARANTINE = Table(
 )  # fmt: skip
 DELIVERY_SCOPE = Table(
     "raw", "delivery_scope", "warehouse", ("as_of_on", "delivery_id"),
-    "The deliveries that an as-of day was first published from, and is replayed from.",
+    "The deliveries that an as-of day is computed from; once the day is over and published, it is replayed from them.",
     _columns("context",
              ("as_of_on", "date", "!As-of day."),
              ("delivery_id", "text", "!A delivery that it uses.")),

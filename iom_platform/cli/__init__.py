@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     epilog="Exit codes: 0 done, 1 unexpected, 2 usage, 3 settings, 4 delivery refused, 5 a run failed or a check is red, "
-    "6 not allowed, 7 not there yet, 75 the warehouse is busy.",
+    "6 not allowed, 7 not there yet, 75 the warehouse is busy, 130 stopped by Ctrl-C.",
 )
 
 Source = Annotated[str, typer.Option("--source", help="Name of the source: oulad or synthetic.")]

@@ -1,6 +1,6 @@
 """Runs that a terminal started and that died with it: Dagster would count them as running, and queue all others behind them.
 
-Runs that the daemon launched are watched by Dagster itself.
+Runs that the daemon launched carry no mark; `run_monitoring` in dagster.yaml ends those whose process died.
 """
 
 import os
