@@ -98,7 +98,9 @@ class Registry:
         run = client.create_run(experiment_id, run_name=run_name, tags={**_RUN_TAGS, **tags})
         run_id = run.info.run_id
         try:
-            _log_facts(client, run_id, params, dataset)
+            _log_params(client, run_id, params)
+            with _one_at_a_time(self.tracking_url):  # of two runs that name a new dataset at once, MLflow fails one
+                _log_dataset(client, run_id, dataset)
             _log_files(client, run_id, risk_model, plots, profiles)
             logged = _log_model(
                 client, run, model=model, trusted=trusted, columns=list(inputs.columns), params=params, name=model_name
@@ -299,10 +301,15 @@ def _check_types(types: list[str], where: str) -> list[str]:
     return types
 
 
-def _log_facts(client: "MlflowClient", run_id: str, params: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+def _log_params(client: "MlflowClient", run_id: str, params: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
 
     client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
+
+
+def _log_dataset(client: "MlflowClient", run_id: str, dataset: Mapping[str, Any]) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
     described = Dataset(
         name=str(dataset["name"]),
         digest=str(dataset["digest"])[:36],  # the column's width

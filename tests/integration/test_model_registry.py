@@ -219,7 +219,7 @@ def test_an_incomplete_version_is_not_found(registry: Registry, damage: str) -> 
     assert registry.find_version_by_fit_key(damage, "k" * 64) is None
 
 
-@pytest.mark.parametrize("step", ["_log_facts", "_log_files", "_log_model", "_log_metrics", "Registry._register"])
+@pytest.mark.parametrize("step", ["_log_params", "_log_dataset", "_log_files", "_log_model", "_log_metrics", "Registry._register"])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_fit_that_breaks_off_is_failed_and_has_no_version(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, step: str, error: type[BaseException]
@@ -317,6 +317,23 @@ def test_two_processes_on_an_empty_database_are_safe_quiet_offline_and_stay_in_t
     raced = Registry(server.url("mlflow_race"), here)
     roots = {root for (root,) in _query(raced, "select artifact_location from experiments")}
     assert roots == {(here / "default" / "0").as_uri(), (here / "student_clusters").as_uri()}
+
+
+@pytest.mark.parametrize("call", ["log_inputs", "create_experiment", "create_model_version"])
+def test_what_mlflow_cannot_do_twice_at_once_is_done_under_the_lock(
+    registry: Registry, name: str, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    from mlflow import MlflowClient
+
+    plain, is_locked = getattr(MlflowClient, call), []
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        is_locked.append(bool(_query(registry, "select from pg_locks where locktype = 'advisory' and granted")))
+        return plain(*arguments, **named)
+
+    monkeypatch.setattr(MlflowClient, call, watched)
+    registry.log_fit(**_fit(model_name=f"{name} {call}"))
+    assert is_locked == [True]
 
 
 def test_the_library_is_not_imported_before_it_is_used() -> None:
