@@ -4,37 +4,43 @@ What the UI shows does not come from here.
 """
 
 import logging
-import sys
+import os
 import time
 
 import dagster as dg
 
 
 class _StepLines(logging.Handler):
-    """Prints `step done in n s` and messages of warning or above; nothing else."""
+    """Prints `step done in n s` and messages of warning or above; nothing else.
+
+    It keeps the standard error of its beginning: Dagster captures a step's, and passes it on by a process that it may
+    end before the last lines are through.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._began: dict[str, float] = {}
+        self._terminal = open(os.dup(2), "w", buffering=1, encoding="utf-8", errors="replace")
+
+    def _say(self, line: str) -> None:
+        print(f"  {line}", file=self._terminal)
 
     def emit(self, record: logging.LogRecord) -> None:
         meta = getattr(record, "dagster_meta", {})
         event = meta.get("dagster_event")
         if event is None:
             if record.levelno >= logging.WARNING:
-                print(
-                    f"  {record.levelname.lower()}: {meta.get('orig_message') or record.getMessage()}", file=sys.stderr
-                )
+                self._say(f"{record.levelname.lower()}: {meta.get('orig_message') or record.getMessage()}")
         elif event.event_type_value == "STEP_START":
             self._began[event.step_key] = time.monotonic()
         elif event.event_type_value == "STEP_SUCCESS":
             seconds = time.monotonic() - self._began.get(event.step_key, time.monotonic())
-            print(f"  {event.step_key}: done in {seconds:.1f} s", file=sys.stderr)
+            self._say(f"{event.step_key}: done in {seconds:.1f} s")
         elif event.event_type_value == "ASSET_CHECK_EVALUATION" and not event.event_specific_data.passed:
             check = event.event_specific_data
             numbers = ", ".join(f"{k} {v.value:.2f}" for k, v in check.metadata.items() if isinstance(v.value, float))
             name = f"{check.asset_key.to_user_string()}: {check.check_name}"
-            print(f"  check {name} {check.severity.value.lower()}{f' ({numbers})' if numbers else ''}", file=sys.stderr)
+            self._say(f"check {name} {check.severity.value.lower()}{f' ({numbers})' if numbers else ''}")
 
 
 @dg.logger

@@ -48,7 +48,8 @@ DAY = date(2013, 12, 16)
 EARLIER = date(2013, 5, 15)
 # a second command: opens (or only locks) the warehouse, says so, and keeps it until its input ends
 COMMAND = """
-import logging, sys
+import logging, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run that a shell put in the background ignores it
 from pathlib import Path
 from iom_platform.settings import Settings, Warehouse
 from iom_platform.storage.warehouse import open_warehouse, warehouse_lock

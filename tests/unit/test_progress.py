@@ -1,0 +1,30 @@
+"""What a run says in a terminal arrives there, whatever Dagster does with the step's own output."""
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from iom_platform.flow.progress import progress
+
+
+def _say_step(logger: Any, kind: str) -> None:
+    event = SimpleNamespace(event_type_value=kind, step_key="land")
+    logger.info("event", extra={"dagster_meta": {"dagster_event": event}})
+
+
+def test_the_last_line_is_not_lost_with_the_captured_output(capfd: pytest.CaptureFixture[str]) -> None:
+    logger = progress.logger_fn(dg.build_init_logger_context())
+    _say_step(logger, "STEP_START")
+    kept, lost = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(lost, 2)  # as Dagster captures a step, whose last lines it may not pass on
+    try:
+        _say_step(logger, "STEP_SUCCESS")
+        logger.warning("two records went to quarantine")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(lost)
+    assert capfd.readouterr().err == "  land: done in 0.0 s\n  warning: two records went to quarantine\n"
