@@ -18,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    epilog="Exit codes: 0 done, 1 unexpected, 2 usage, 3 settings, 4 delivery refused, 5 a run failed or a check is red, "
+    epilog="Exit codes: 0 done, 1 out of reach or unexpected, 2 usage, 3 settings, 4 delivery refused, 5 a run failed or a check is red, "
     "6 not allowed, 7 not there yet, 75 the warehouse is busy, 130 stopped by Ctrl-C.",
 )
 
@@ -155,14 +155,26 @@ def doctor() -> None:
     examine()
 
 
+def _sentence(error: Exception) -> str | None:
+    """What a person can do something about; None is a fault of ours, which keeps its traceback."""
+    if hasattr(error, "exit_code"):
+        return str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}; make it usable for this user, or name another place"
+    if type(error).__module__.partition(".")[0] == "psycopg2":  # by name, since the import costs each command
+        said = str(error).splitlines() or ["no message"]  # the lines after the first may hold values of a row
+        return f"PostgreSQL refused a command: {said[0].strip()}; see `iom status` and the server's log"
+    return None
+
+
 def main() -> None:
     """Entry point: an error the platform knows is one sentence and a documented exit code."""
     os.umask(0o077)  # whatever is written, a log, a plot or an export, is the user's alone
     try:
         app()
     except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if code is None:
+        sentence = _sentence(error)
+        if sentence is None:
             raise
-        print(f"iom: {error}", file=sys.stderr)
-        raise SystemExit(code) from None
+        print(f"iom: {sentence}", file=sys.stderr)
+        raise SystemExit(getattr(error, "exit_code", 1)) from None

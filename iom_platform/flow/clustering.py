@@ -6,13 +6,14 @@ What an algorithm, a profile or a quality figure is belongs to `iom_platform.clu
 import base64
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from iom_platform.flow.checks import check_spec, publish, suite_spec
+from iom_platform.flow.clock import utc_now
 from iom_platform.flow.resources import (
     AS_OF,
     ML_ENGINEERS,
@@ -147,7 +148,7 @@ def _promote(settings: Settings, snapshot: Snapshot, *, refit: bool) -> dict[str
         "trained_as_of": snapshot.as_of_on,
         "fit_key": key,
         "reason": "forced refit" if refit else f"first model trained on or before {snapshot.as_of_on}",
-        "promoted_at": datetime.now(UTC).replace(tzinfo=None),
+        "promoted_at": utc_now(),
         **made,
     }
     with open_record(settings) as conn:

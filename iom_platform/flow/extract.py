@@ -4,13 +4,14 @@ How a file is read, and what is wrong with a row, belongs to `iom_platform.extra
 """
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from iom_platform.flow.checks import SUITE_CHECK, run_suite, suite_columns_of, suite_spec
+from iom_platform.flow.clock import utc_now
 from iom_platform.flow.resources import (
     DATA_ENGINEERS,
     DELIVERED,
@@ -156,7 +157,7 @@ def _load(settings: Settings, con: Any, delivery: "Delivery") -> None:
         _refuse_foreign_courses(con, delivery)
         append_rows(con, FILES, pd.DataFrame(files, columns=list(FILES.column_names)))
         row = (delivery.delivery_id, delivery.source, delivery.delivered_on, delivery.scope, delivery.sha256, False,
-               datetime.now(UTC).replace(tzinfo=None))  # fmt: skip
+               utc_now())  # fmt: skip
         append_rows(con, DELIVERIES, pd.DataFrame([row], columns=list(DELIVERIES.column_names)))
         # before the commit: a row without its identity could never be traced back; an identity without rows harms nothing
         save_identities(settings, delivery.source, identities)

@@ -20,7 +20,7 @@ class _StepLines(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._began: dict[str, float] = {}
-        self._terminal = open(os.dup(2), "w", buffering=1, encoding="utf-8", errors="replace")
+        self._terminal = os.fdopen(os.dup(2), "w", 1, encoding="utf-8", errors="replace")
 
     def _say(self, line: str) -> None:
         print(f"  {line}", file=self._terminal)

@@ -119,6 +119,37 @@ def test_help_imports_nothing_heavy(heavy: str) -> None:
     assert done.returncode == 0 and "Usage:" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("PermissionError(13, 'Permission denied', 'risk.csv')", "iom: risk.csv: permission denied; make it usable"),
+        (
+            "psycopg2.errors.NotNullViolation('null value in column\\nDETAIL: Failing row contains (ada)')",
+            "iom: PostgreSQL refused a command: null value in column; see `iom status`",
+        ),
+    ],
+)
+def test_what_the_system_refuses_is_one_sentence_without_values(raised: str, said: str) -> None:
+    done = _python(
+        f"import psycopg2.errors; from iom_platform import cli\ndef fail(): raise {raised}\ncli.app = fail; cli.main()"
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert done.stderr.startswith(said)
+
+
+def test_a_fault_of_ours_keeps_its_traceback() -> None:
+    done = _python("from iom_platform import cli\ndef fail(): return [][1]\ncli.app = fail; cli.main()")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_a_home_out_of_reach_is_one_sentence() -> None:
+    done = subprocess.run(
+        [str(IOM), "tables"], capture_output=True, text=True, check=False, env={**os.environ, "IOM_HOME": "/proc/nope"}
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("iom: /proc/nope: ") and done.stderr.count("\n") == 1
+
+
 def test_unknown_setting_is_named_with_the_nearest(tmp_path: Path) -> None:
     path = tmp_path / "iom.yaml"
     path.write_text("clustering: {n_cluster: 4}\n")

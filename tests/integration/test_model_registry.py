@@ -219,7 +219,9 @@ def test_an_incomplete_version_is_not_found(registry: Registry, damage: str) -> 
     assert registry.find_version_by_fit_key(damage, "k" * 64) is None
 
 
-@pytest.mark.parametrize("step", ["_log_params", "_log_dataset", "_log_files", "_log_model", "_log_metrics", "Registry._register"])
+@pytest.mark.parametrize(
+    "step", ["_log_params", "_log_dataset", "_log_files", "_log_model", "_log_metrics", "Registry._register"]
+)
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_fit_that_breaks_off_is_failed_and_has_no_version(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, step: str, error: type[BaseException]
