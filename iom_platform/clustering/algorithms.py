@@ -227,10 +227,15 @@ def assign(model: Pipeline, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray
     return labels.astype(np.int16), np.round(np.clip(confidence, 0.0, 1.0), 6)
 
 
-def estimator_params(*, algorithm: str, n_clusters: int, max_iterations: int, seed: int) -> dict[str, Any]:
-    """The estimator's parameters by scikit-learn's names, for the run log and the fit key."""
-    params = find_algorithm(algorithm).build(n_clusters, max_iterations, seed).get_params(deep=False)
-    return {"algorithm": algorithm, **params}
+def run_params(*, algorithm: str, n_clusters: int, max_iterations: int, seed: int) -> dict[str, Any]:
+    """The parameters of a fit for the run log: ours by one name for every algorithm, the estimator's under `estimator.`.
+
+    The prefix keeps them apart: K-Means has an `algorithm` of its own.
+    """
+    estimator = find_algorithm(algorithm).build(n_clusters, max_iterations, seed)
+    shared = {"algorithm": algorithm, "n_clusters": n_clusters, "max_iterations": max_iterations, "seed": seed}
+    own = {f"estimator.{name}": value for name, value in estimator.get_params(deep=False).items()}
+    return {**shared, "estimator": type(estimator).__name__, **own}
 
 
 def fit_key(snapshot_hash: str, params: Mapping[str, Any], seed: int, code_version: str = CODE_VERSION) -> str:

@@ -15,24 +15,26 @@ from iom_platform.tables import MODEL_INPUTS, PROFILES
 if TYPE_CHECKING:
     import pandas as pd
 
+TOO_FEW = "too few students to describe"
 PROFILE_COLUMNS = tuple(n for n in PROFILES.column_names if n not in ("as_of_on", "model_name", "model_version"))
 
 
-def _spread(values: np.ndarray) -> tuple[float | None, float | None, float | None]:
+def _spread(values: np.ndarray, at_least: int = 1) -> tuple[float | None, float | None, float | None]:
     """Mean, median and population standard deviation of the values that exist, summed in sorted order: in another order
     of rows the last bits, and with them the table hash, would differ."""
     present = np.sort(values[~np.isnan(values)])
-    if not len(present):
+    if len(present) < at_least:
         return None, None, None
     return float(present.mean()), float(np.median(present)), float(present.std())
 
 
-def profile_clusters(frame: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
+def profile_clusters(frame: pd.DataFrame, labels: np.ndarray, *, k: int = 5) -> pd.DataFrame:
     """Profiles of the clusters of one cohort, as clustering/profiles without day and model.
 
     frame: (n_students, >= MODEL_INPUTS), as delivered, nulls left out; labels: (n_students,) int, -1 = noise, which is
     profiled as a cluster of its own. standardized_difference: cluster mean minus cohort mean over the cohort's
-    standard deviation, null without spread. Sorted by cluster and MODEL_INPUTS.
+    standard deviation, null without spread. Fewer than k values have no mean: it would describe persons. Sorted by
+    cluster and MODEL_INPUTS.
     """
     import pandas as pd
 
@@ -43,7 +45,7 @@ def profile_clusters(frame: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
     for cluster in np.unique(labels):
         members = labels == cluster
         for name, values in columns.items():
-            mean, median, _ = _spread(values[members])
+            mean, median, _ = _spread(values[members], at_least=k)
             cohort_mean, _, deviation = cohort[name]
             has_difference = (
                 mean is not None and cohort_mean is not None and deviation is not None and deviation > 1e-12
@@ -99,6 +101,9 @@ def describe_cluster(profiles: pd.DataFrame, cluster: int) -> str:
     if own.empty:
         raise ValueError(f"cluster {cluster} is not in the profiles")
     mean = dict(zip(own["feature"], own["mean"].astype(float), strict=True))
+
+    if np.isnan(list(mean.values())).all():
+        return TOO_FEW
 
     def value(name: str, otherwise: float) -> float:
         found = mean.get(name, np.nan)

@@ -92,7 +92,8 @@ def _take_snapshot(cohort: "pd.DataFrame", as_of_on: date, dagster_run_id: str) 
 
 def _log_fit(settings: Settings, snapshot: Snapshot, params: dict[str, Any], *, register: bool) -> dict[str, Any]:
     """Fit on the snapshot and log the run in MLflow with its measures, profile and risk cut-offs."""
-    from iom_platform.clustering.algorithms import assign, estimator_params, fit, scale
+    from iom_platform.clustering.algorithms import assign, fit, run_params, scale
+    from iom_platform.clustering.card import PURPOSE, write_model_card
     from iom_platform.clustering.profiles import plot_profiles, profile_clusters
     from iom_platform.clustering.quality import measure_quality
     from iom_platform.risk import fit_risk
@@ -104,22 +105,36 @@ def _log_fit(settings: Settings, snapshot: Snapshot, params: dict[str, Any], *, 
     quality = measure_quality(
         scale(model, frame), labels, seed=params["seed"], estimator=model[-1], course_ids=frame["course_id"].to_numpy()
     )
-    profiles = profile_clusters(frame, labels)
+    profiles = profile_clusters(frame, labels, k=settings.privacy.k)
+    risk_model = asdict(fit_risk(frame, labels, **settings.risk.model_dump()))
+    name, logged_params = f"{params['algorithm']} k={params['n_clusters']} {day}", run_params(**params)
+    seen = {"sources": ", ".join(sorted(set(frame["source"]))), "courses": frame["course_id"].nunique()}
+    card = write_model_card(
+        title=name,
+        params=logged_params,
+        snapshot={"table": ANONYMIZED_STUDENT_TERM.path, "as-of day": day, "rows": len(frame), **seen, "digest": snapshot.digest},
+        quality=quality,
+        profiles=profiles,
+        risk_model=risk_model,
+    )  # fmt: skip
     registered, run_id = Registry.of(settings).log_fit(
         model=model,
-        risk_model=asdict(fit_risk(frame, labels, **settings.risk.model_dump())),
+        risk_model=risk_model,
         inputs=frame[list(MODEL_INPUTS)],
-        params=estimator_params(**params),
+        params=logged_params,
         metrics={name: float(value) for name, value in quality.items() if value is not None},
         tags={
             "fit_key": snapshot.fit_key(settings, params),
             "trained_as_of": day,
             "dagster_run_id": snapshot.dagster_run_id,
+            **{tag: str(value) for tag, value in seen.items()},
         },
-        plots={"profiles.png": plot_profiles(profiles)},
+        files={"profiles.png": plot_profiles(profiles), "model_card.md": card.encode()},
         profiles=profiles,
         model_name=MODEL_NAME,
-        run_name=f"{params['algorithm']} k={params['n_clusters']} {day}",
+        run_name=name,
+        description=f"{PURPOSE}\n\nTrained on {len(frame):,} enrollments of {seen['courses']} courses at the end of {day}; "
+        "see the artifact `model_card.md`.",
         dataset={"name": ANONYMIZED_STUDENT_TERM.path, "digest": snapshot.digest, "rows": len(frame), "as_of_on": day},
         register=register,
     )
@@ -268,7 +283,8 @@ def assignments(context: dg.AssetExecutionContext, platform: Platform) -> Iterat
         frame = observed[list(ASSIGNMENTS.key)].assign(**by, cluster=labels, confidence=confidence)[
             list(ASSIGNMENTS.column_names)
         ]
-        profiles = profile_clusters(observed, labels).assign(as_of_on=as_of_on, **by)[list(PROFILES.column_names)]
+        profiles = profile_clusters(observed, labels, k=settings.privacy.k).assign(as_of_on=as_of_on, **by)
+        profiles = profiles[list(PROFILES.column_names)]
         metadata = {"profiles": picture(plot_profiles(profiles)), "model_version": champion["model_version"]}
     else:
         context.log.warning(

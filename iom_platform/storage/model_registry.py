@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 DATABASE = "mlflow"
 CHAMPION = "champion"
+DESCRIPTION = "mlflow.note.content"  # the tag that MLflow shows as a run's description
 RISK_MODEL_FILE = "risk_model.json"
 PROFILES_FILE = "profiles.csv"
 MODEL_FILE = "model.skops"  # MLflow's name for it
@@ -73,18 +74,19 @@ class Registry:
         params: Mapping[str, Any],
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
-        plots: Mapping[str, bytes],
+        files: Mapping[str, bytes],
         profiles: "pd.DataFrame",
         model_name: str,
         run_name: str,
+        description: str,
         dataset: Mapping[str, Any],
         register: bool = True,
     ) -> tuple[int | None, str]:
         """Log a fit as one run, and register it as a version once all of it is stored.
 
-        inputs: only its column names are used, for the signature; MODEL_INPUTS alone may be among them.
-        tags: must hold fit_key and trained_as_of, which the version gets too. plots: PNG bytes by file name.
-        profiles: aggregates by cluster. dataset: name, digest, rows, as_of_on of the training snapshot.
+        inputs: only its column names are used, for the signature; MODEL_INPUTS alone may be among them. tags: must hold
+        fit_key and trained_as_of, which the version gets too. files: plots and texts by file name. profiles: aggregates
+        by cluster. description: Markdown that run and version show. dataset: name, digest, rows, as_of_on of the snapshot.
         register: whether the fit becomes a version; one that is only compared does not.
         Returns (version or None, run id). After an exception the run is FAILED and no version exists; raises RegistryError
         before anything is written where the fit holds what must not enter MLflow.
@@ -95,19 +97,21 @@ class Registry:
         version_tags = _version_tags(tags)
         client = self._client()
         experiment_id = self._experiment(client, model_name)
-        run = client.create_run(experiment_id, run_name=run_name, tags={**_RUN_TAGS, **tags})
+        run = client.create_run(experiment_id, run_name=run_name, tags={**_RUN_TAGS, DESCRIPTION: description, **tags})
         run_id = run.info.run_id
         try:
             _log_params(client, run_id, params)
             with _one_at_a_time(self.tracking_url):  # of two runs that name a new dataset at once, MLflow fails one
                 _log_dataset(client, run_id, dataset)
-            _log_files(client, run_id, risk_model, plots, profiles)
+            _log_files(client, run_id, risk_model, files, profiles)
             logged = _log_model(
                 client, run, model=model, trusted=trusted, columns=list(inputs.columns), params=params, name=model_name
             )
             _log_metrics(client, run, metrics, logged, dataset)
             client.set_terminated(run_id, "FINISHED")
-            version = self._register(client, model_name, run_id, logged, version_tags) if register else None
+            version = (
+                self._register(client, model_name, run_id, logged, version_tags, description) if register else None
+            )
             return version, run_id
         except BaseException:
             with suppress(Exception):  # the first error says more than one about marking it
@@ -148,14 +152,6 @@ class Registry:
         """Point the alias `champion` to a version; it shows the current one, the record decides for a day."""
         self._version(model_name, version)
         self._client().set_registered_model_alias(model_name, CHAMPION, str(version))
-
-    def champion_version(self, model_name: str) -> int | None:
-        """The version that the alias `champion` points to, or None."""
-        client = self._client()
-        for registered in client.search_registered_models(f"name = '{_quoted(model_name)}'"):
-            if CHAMPION in registered.aliases:
-                return int(registered.aliases[CHAMPION])
-        return None
 
     def metrics(self, run_id: str) -> dict[str, float]:
         """The metrics of a run."""
@@ -210,7 +206,13 @@ class Registry:
         return str(experiment.experiment_id)
 
     def _register(
-        self, client: "MlflowClient", model_name: str, run_id: str, logged: "LoggedModel", tags: dict[str, str]
+        self,
+        client: "MlflowClient",
+        model_name: str,
+        run_id: str,
+        logged: "LoggedModel",
+        tags: dict[str, str],
+        description: str,
     ) -> int:
         """Register the run's model; one insert holds version and tags, so a version is whole or absent."""
         with _one_at_a_time(self.tracking_url):
@@ -221,6 +223,7 @@ class Registry:
                 logged.artifact_location,
                 run_id=run_id,
                 tags=tags,
+                description=description,
                 model_id=logged.model_id,
                 await_creation_for=0,
             )
@@ -324,14 +327,14 @@ def _log_files(
     client: "MlflowClient",
     run_id: str,
     risk_model: Mapping[str, Any],
-    plots: Mapping[str, bytes],
+    files: Mapping[str, bytes],
     profiles: "pd.DataFrame",
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="iom-fit-") as folder:
         Path(folder, RISK_MODEL_FILE).write_text(json.dumps(risk_model, indent=1, sort_keys=True), encoding="utf-8")
         profiles.to_csv(Path(folder, PROFILES_FILE), index=False)
-        for name, png in plots.items():
-            Path(folder, name).write_bytes(png)
+        for name, content in files.items():
+            Path(folder, name).write_bytes(content)
         client.log_artifacts(run_id, folder)
 
 

@@ -235,10 +235,18 @@ def test_never_active_is_further_away_than_any_activity() -> None:
     assert scaled[never].min() > scaled[~never].max()
 
 
+@pytest.mark.parametrize("algorithm", al.ALGORITHMS)
+def test_runs_of_all_algorithms_can_be_compared_by_the_same_parameters(algorithm: str) -> None:
+    asked = {"algorithm": algorithm, "n_clusters": 4, "max_iterations": 300, "seed": 1}
+    params = al.run_params(**asked)  # type: ignore[arg-type]
+    assert asked.items() <= params.items()
+    assert params["estimator"] == al.ALGORITHMS[algorithm].estimator
+    assert params["estimator.max_iter"] == 300
+    assert {n for n in params if not n.startswith("estimator")} == set(asked)
+
+
 def test_fit_key_changes_with_each_part() -> None:
-    params = al.estimator_params(algorithm="kmeans", n_clusters=4, max_iterations=300, seed=1)
-    assert params["n_clusters"] == 4
-    assert params["max_iter"] == 300
+    params = {"algorithm": "kmeans", "n_clusters": 4}
     key = al.fit_key("a", params, 1)
     assert key == al.fit_key("a", dict(reversed(params.items())), 1)
     others = [

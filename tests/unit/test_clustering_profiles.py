@@ -16,12 +16,12 @@ def make_frame(rows: list[dict[str, float]]) -> pd.DataFrame:
 
 
 def name_of(**changes: float) -> str:
-    return describe_cluster(profile_clusters(make_frame([{**ACTIVE, **changes}] * 3), np.zeros(3)), 0)
+    return describe_cluster(profile_clusters(make_frame([{**ACTIVE, **changes}] * 5), np.zeros(5)), 0)
 
 
 def test_numbers_by_hand() -> None:
     frame = make_frame([{**ACTIVE, "score_pct_mean": s} for s in (10.0, 20.0, 60.0, np.nan)])
-    profiles = profile_clusters(frame, np.array([0, 0, 1, 1]))
+    profiles = profile_clusters(frame, np.array([0, 0, 1, 1]), k=1)
     assert list(profiles.columns) == list(PROFILE_COLUMNS)
     assert len(profiles) == 2 * len(MODEL_INPUTS)
     row = profiles[(profiles["feature"] == "score_pct_mean") & (profiles["cluster"] == 0)].iloc[0]
@@ -31,10 +31,22 @@ def test_numbers_by_hand() -> None:
 
 def test_null_where_undefined_and_noise_is_a_cluster() -> None:
     frame = make_frame([{**ACTIVE, "score_pct_mean": np.nan}] * 4)
-    profiles = profile_clusters(frame, np.array([-1, 0, 0, 0])).set_index(["cluster", "feature"])
+    profiles = profile_clusters(frame, np.array([-1, 0, 0, 0]), k=1).set_index(["cluster", "feature"])
     assert profiles.loc[(0, "score_pct_mean"), ["mean", "median", "standardized_difference"]].isna().all()
     assert np.isnan(profiles.loc[(0, "clicks_28d_to_peers"), "standardized_difference"])
     assert profiles.loc[(-1, "clicks_28d_to_peers"), "students"] == 1
+
+
+def test_fewer_than_k_values_have_no_mean() -> None:
+    frame = make_frame([ACTIVE] * 9 + [{**ACTIVE, "score_pct_mean": np.nan}])
+    profiles = profile_clusters(frame, np.array([0] * 4 + [1] * 6), k=5).set_index(["cluster", "feature"])
+    assert profiles.loc[0, ["mean", "median", "standardized_difference"]].isna().all(axis=None)
+    assert (profiles.loc[0, "students"] == 4).all()
+    assert profiles.loc[1, "mean"].notna().all()
+    frame.loc[4:5, "score_pct_mean"] = np.nan  # three of six have none left
+    profiles = profile_clusters(frame, np.array([0] * 4 + [1] * 6), k=5).set_index(["cluster", "feature"])
+    assert np.isnan(profiles.loc[(1, "score_pct_mean"), "mean"])
+    assert profiles.loc[(1, "weekday_entropy_share"), "mean"] == 0.9
 
 
 def test_order_of_rows_moves_no_bit() -> None:
@@ -77,7 +89,8 @@ def test_plot_is_a_png_even_with_nulls() -> None:
             "inactive, missing submissions",
         ),
         ({"score_pct_mean": 30}, "active, up to date, low scores"),
-        ({name: np.nan for name in MODEL_INPUTS}, "steady, up to date"),
+        ({name: np.nan for name in MODEL_INPUTS if name != "score_pct_mean"}, "steady, up to date"),
+        ({name: np.nan for name in MODEL_INPUTS}, "too few students to describe"),
     ],
 )
 def test_names(changes: dict[str, float], name: str) -> None:
