@@ -47,6 +47,11 @@ class Table:
         return tuple(c.name for c in self.columns)
 
     @property
+    def is_about_persons(self) -> bool:
+        """Whether a row is about one person."""
+        return any(c.kind == "identifier" for c in self.columns)
+
+    @property
     def stable_columns(self) -> tuple[str, ...]:
         """The columns that the table hash covers: all but the volatile ones."""
         return tuple(c.name for c in self.columns if c.kind != "volatile")

@@ -137,9 +137,12 @@ def _end(processes: dict[str, "subprocess.Popen[bytes]"]) -> None:
 
 
 def _links(state: dict[str, Any]) -> str:
+    dagster, mlflow = (f"http://{HOST}:{state[name]}" for name in ("dagster", "mlflow"))
+    experiment = f"/{state['experiment']}/runs" if state.get("experiment") else ""
     return (
-        f"Dagster: http://{HOST}:{state['dagster']}/asset-groups\n"
-        f"MLflow:  http://{HOST}:{state['mlflow']}/#/models/student_clusters"
+        f"asset graph:  {dagster}/asset-groups\n"
+        f"student risk: {dagster}/assets/risk/student_risk\n"
+        f"model runs:   {mlflow}/#/experiments{experiment}"
     )
 
 
@@ -158,17 +161,20 @@ def serve(*, dagster_port: int, mlflow_port: int) -> None:
 
 
 def _serve(settings: Settings, *, dagster_port: int, mlflow_port: int) -> None:
+    from iom_platform.flow.clustering import MODEL_NAME  # here, since `iom status` needs no Dagster
+
     ports = {"dagster": _free_port(dagster_port), "mlflow": _free_port(mlflow_port)}
     for name, wanted in (("dagster", dagster_port), ("mlflow", mlflow_port)):
         if ports[name] != wanted:
             print(f"Port {wanted} is taken; {name} uses {ports[name]}.")
     variables = platform_variables(settings, ensure_server(settings))
-    Registry.of(settings).prepare()  # MLflow's own server would migrate without a lock
+    registry = Registry.of(settings)
+    registry.prepare()  # MLflow's own server would migrate without a lock
     log_folder = settings.home / "logs"
     log_folder.mkdir(exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     processes: dict[str, subprocess.Popen[bytes]] = {}
-    state = {"pid": os.getpid(), "mark": own_mark(), **ports}
+    state = {"pid": os.getpid(), "mark": own_mark(), "experiment": registry.experiment_id(MODEL_NAME), **ports}
     try:
         _write_state(settings, state)
         for name, command in _commands(settings, ports, variables).items():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from iom_platform.flow.previews import preview
 from iom_platform.flow.resources import AS_OF, asset_key, refusal
 from iom_platform.tables import Table
 
@@ -86,5 +87,6 @@ def publish(
         )
     rows = write()
     yield dg.MaterializeResult(
-        asset_key=asset_key(table), metadata={"dagster/partition_row_count": rows, **(metadata or {})}
+        asset_key=asset_key(table),
+        metadata={"dagster/partition_row_count": rows, **preview(table, frame), **(metadata or {})},
     )

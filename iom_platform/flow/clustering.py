@@ -14,6 +14,7 @@ import dagster as dg
 
 from iom_platform.flow.checks import check_spec, publish, suite_spec
 from iom_platform.flow.clock import utc_now
+from iom_platform.flow.previews import preview
 from iom_platform.flow.resources import (
     AS_OF,
     ML_ENGINEERS,
@@ -297,7 +298,10 @@ def assignments(context: dg.AssetExecutionContext, platform: Platform) -> Iterat
             return replace_partition(conn, ASSIGNMENTS, as_of_on, frame)
 
     yield from publish(ASSIGNMENTS, frame, write, metadata=metadata)
-    yield dg.MaterializeResult(asset_key=asset_key(PROFILES), metadata={"dagster/partition_row_count": len(profiles)})
+    yield dg.MaterializeResult(
+        asset_key=asset_key(PROFILES),
+        metadata={"dagster/partition_row_count": len(profiles), **preview(PROFILES, profiles)},
+    )
 
 
 ASSETS = (promotions, assignments)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from pydantic import Field
 
 from iom_platform.flow.checks import SUITE_CHECK, run_suite, suite_columns_of, suite_spec
 from iom_platform.flow.clock import utc_now
+from iom_platform.flow.previews import SAMPLE_ROWS, preview
 from iom_platform.flow.resources import (
     DATA_ENGINEERS,
     DELIVERED,
@@ -22,7 +24,7 @@ from iom_platform.flow.resources import (
     refusal,
     table_spec,
 )
-from iom_platform.settings import Settings
+from iom_platform.settings import Settings, load_settings
 from iom_platform.tables import DELIVERIES, DELIVERY_SCOPE, FILES, OULAD_STUDENT_VLE, OULAD_TABLES, QUARANTINE, Table
 
 if TYPE_CHECKING:
@@ -41,11 +43,20 @@ def _refused(message: str) -> dg.Failure:
     return refusal(message, exit_code=DELIVERY_REFUSED)
 
 
+def _offered() -> tuple[str, Any]:
+    """What the launchpad offers: the newest extract that `iom demo` wrote; without one, the path is asked for."""
+    twins = [p for p in load_settings().home.glob("demo/twin-*") if not p.name.endswith("-truth")]
+    return ("synthetic", str(max(twins))) if twins else ("oulad", ...)
+
+
+_SOURCE, _PATH = _offered()
+
+
 class DeliveryConfig(dg.Config):
     """Launchpad settings of the landing: which source, and where its files lie."""
 
-    source: str = "oulad"
-    path: str
+    source: str = Field(_SOURCE, description="Name of the source: oulad or synthetic.")
+    path: str = Field(_PATH, description="Folder or zip of the extract, on the machine that runs the code location.")
 
 
 def _in_effect_before(con: Any, increment: "Delivery") -> list[str]:
@@ -210,6 +221,17 @@ def _judge(con: Any, delivery_id: str) -> Iterator[dg.AssetCheckResult]:
         )
 
 
+def _sample(con: Any, delivery_id: str) -> dict[str, dict[str, dg.MetadataValue]]:
+    """A few rows of each table for its page, where they are about no person."""
+    query = "select * from {} where delivery_id = ? order by all limit ?"
+    return {
+        table.path: {}
+        if table.is_about_persons
+        else preview(table, con.execute(query.format(table.sql_name), [delivery_id, SAMPLE_ROWS]).df())
+        for table in (*OULAD_TABLES, *_BOOKS)
+    }
+
+
 def _open(context: dg.AssetExecutionContext, config: DeliveryConfig) -> "Delivery":
     from iom_platform.extract import SOURCES
     from iom_platform.extract.source import DeliveryRefused
@@ -262,6 +284,8 @@ def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platfo
 
     settings = platform.settings
     delivery = _open(context, config)
+    tags = {"iom/source": delivery.source, "iom/delivery": delivery.delivery_id}
+    context.instance.add_run_tags(context.run.run_id, tags)  # a run that the UI started has none yet
     with open_warehouse(settings, purpose=f"land {delivery.delivery_id}", write=True) as con:
         prepare_warehouse(con)
         if _refuse_other_declaration(con, delivery):
@@ -284,6 +308,7 @@ def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platfo
                 [delivery.delivery_id],
             ).fetchall()
         }
+        samples = _sample(con, delivery.delivery_id)
     yield from results
     if red:
         raise refusal(
@@ -299,19 +324,16 @@ def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platfo
     for table in OULAD_TABLES:
         yield dg.MaterializeResult(
             asset_key=asset_key(table),
-            metadata={**common, **counts.get(table.path, {"dagster/partition_row_count": 0})},
+            metadata={**common, **counts.get(table.path, {"dagster/partition_row_count": 0}), **samples[table.path]},
         )
     for table, rows in zip(_BOOKS, (quarantined, len(delivery.files), 1), strict=True):
-        yield dg.MaterializeResult(asset_key=asset_key(table), metadata={**common, "dagster/partition_row_count": rows})
+        yield dg.MaterializeResult(
+            asset_key=asset_key(table),
+            metadata={**common, "dagster/partition_row_count": rows, **samples[table.path]},
+        )
 
 
 # written by the features step, which reads it as well; so it is shown, and materialized by nobody
-delivery_scope = dg.AssetSpec(
-    asset_key(DELIVERY_SCOPE),
-    description=DELIVERY_SCOPE.doc,
-    group_name="extract",
-    owners=[DATA_ENGINEERS],
-    kinds={"duckdb"},
-)
+delivery_scope = table_spec(DELIVERY_SCOPE, owner=DATA_ENGINEERS, kinds={"duckdb"}, partitions_def=None)
 
 ASSETS = (raw_tables, delivery_scope)

@@ -23,10 +23,12 @@ from iom_platform.flow.resources import (
     DBT_EXECUTABLE,
     DBT_PROJECT_DIR,
     GROUP_OF_STAGE,
+    NIGHTLY_FRESH,
     ONE_DAY,
     RETRY,
     Platform,
     asset_key,
+    asset_tags,
     refusal,
     warehouse,
 )
@@ -75,6 +77,14 @@ class _Translator(DagsterDbtTranslator):
 
     def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> list[str]:
         return [DATA_ENGINEERS]
+
+    def get_tags(self, dbt_resource_props: Mapping[str, Any]) -> Mapping[str, str]:
+        has_pseudonym = "student_pseudonym" in dbt_resource_props["columns"]
+        return {**super().get_tags(dbt_resource_props), **asset_tags("warehouse", is_about_persons=has_pseudonym)}
+
+    def get_asset_spec(self, manifest: Any, unique_id: str, project: Any) -> dg.AssetSpec:
+        spec: dg.AssetSpec = super().get_asset_spec(manifest, unique_id, project)
+        return spec.replace_attributes(freshness_policy=NIGHTLY_FRESH)
 
     def get_description(self, dbt_resource_props: Mapping[str, Any]) -> str:
         return str(dbt_resource_props.get("description", ""))
@@ -160,6 +170,7 @@ def feature_models(
     from iom_platform.storage.warehouse import WarehouseBusy, warehouse_lock
 
     settings, as_of_on = platform.settings, date.fromisoformat(context.partition_key)
+    context.instance.add_run_tags(context.run.run_id, {"iom/as_of_on": as_of_on.isoformat()})
     if context.selected_asset_keys:  # none: only dbt's tests of raw/* were asked for
         _pin_deliveries(context, settings, as_of_on, repin=config.repin)
     # in the environment and not in --vars, which would make dbt parse the whole project anew

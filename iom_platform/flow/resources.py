@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,9 @@ RETRY = dg.RetryPolicy(max_retries=1, delay=5)
 
 # a backfill is one run a day: each day has its own pin, champion and checks
 ONE_DAY = dg.BackfillPolicy.multi_run(1)
+
+# the schedule scores every night: after one missed night the asset warns, after two it is overdue
+NIGHTLY_FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26))
 
 DATA_ENGINEERS = "team:data-engineers"
 PRIVACY_OFFICERS = "team:privacy-officers"
@@ -88,8 +92,13 @@ def column_schema(table: Table) -> dg.TableSchema:
     )
 
 
+def asset_tags(home: str, *, is_about_persons: bool) -> dict[str, str]:
+    """Tags by which the catalog is searched: where a table lives, and whether a privacy officer must care."""
+    return {"iom/home": home, "iom/about": "persons-pseudonymized" if is_about_persons else "no-person"}
+
+
 def table_spec(
-    table: Table, *, owner: str, kinds: set[str], partitions_def: dg.PartitionsDefinition, **more: object
+    table: Table, *, owner: str, kinds: set[str], partitions_def: dg.PartitionsDefinition | None, **more: object
 ) -> dg.AssetSpec:
     """The asset spec of a table in `tables.py`: its words are the UI's words."""
     return dg.AssetSpec(
@@ -98,6 +107,8 @@ def table_spec(
         group_name=GROUP_OF_STAGE[table.stage],
         owners=[owner],
         kinds=kinds,
+        tags=asset_tags(table.home, is_about_persons=table.is_about_persons),
+        freshness_policy=NIGHTLY_FRESH if partitions_def is AS_OF else None,
         partitions_def=partitions_def,
         metadata={"dagster/column_schema": column_schema(table), "dagster/table_name": table.sql_name},
         **more,  # type: ignore[arg-type]

@@ -153,6 +153,11 @@ class Registry:
         self._version(model_name, version)
         self._client().set_registered_model_alias(model_name, CHAMPION, str(version))
 
+    def experiment_id(self, model_name: str) -> str | None:
+        """The experiment that holds the fits of a model, or None before the first."""
+        found = self._client().get_experiment_by_name(model_name)
+        return str(found.experiment_id) if found else None
+
     def metrics(self, run_id: str) -> dict[str, float]:
         """The metrics of a run."""
         return dict(self._run(run_id).data.metrics)

@@ -86,7 +86,9 @@ def _risk_of(spine: Spine, day: date) -> int:
 
 def test_up_prints_links_and_replaces_a_taken_port(up: dict[str, Any]) -> None:
     assert f"Port {up['wanted']} is taken" in up["said"]
-    assert f"http://127.0.0.1:{up['dagster']}/asset-groups" in up["said"]
+    for link in ("/asset-groups", "/assets/risk/student_risk"):
+        assert f"http://127.0.0.1:{up['dagster']}{link}\n" in up["said"]
+    assert f"http://127.0.0.1:{up['mlflow']}/#/experiments" in up["said"]
 
 
 def test_a_second_up_says_that_it_runs_already(spine: Spine, up: dict[str, Any]) -> None:

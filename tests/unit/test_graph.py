@@ -71,6 +71,8 @@ def test_every_asset_is_described_owned_grouped_and_of_a_kind() -> None:
         assert node.owners, key
         assert node.group_name == GROUP_OF_STAGE[key.path[0]], key
         assert node.kinds, key
+        assert {"iom/home", "iom/about"} <= set(node.tags), key
+        assert "dagster/column_schema" in node.metadata, key
 
 
 def test_everything_from_student_term_on_is_a_daily_partition() -> None:
@@ -78,6 +80,7 @@ def test_everything_from_student_term_on_is_a_daily_partition() -> None:
     for key in graph.get_all_asset_keys():
         if key.path[0] in {"features", "anonymized", "clustering", "risk"}:
             assert graph.get(key).partitions_def == AS_OF, key
+            assert graph.get(key).freshness_policy is not None, key
 
 
 @pytest.mark.parametrize("path", sorted(suites()))
