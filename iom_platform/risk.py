@@ -56,7 +56,7 @@ SEVERAL_SMALL_SIGNS = "Several small signs together, none of them strong"
 LIKE_A_WEAK_GROUP = "Behaves like a group of students with weak engagement"
 
 _SOURCE_COLUMNS = (
-    "is_observed", "activity_missing_reason", "course_day", "registration_lead_days", "active_days_28d_to_peers",
+    "is_observed", "activity_missing_reason", "course_day", "course_days_enrolled", "active_days_28d_to_peers",
     "clicks_28d_to_peers", "clicks_14d_to_history", "days_since_last_activity", "submissions_due", "submissions_made",
     "submissions_late", "submissions_missed", "submissions_missed_share", "score_pct_mean", "active_days_last_28_days",
     "clicks_last_28_days", "peer_active_days_last_28_days_median", "peer_clicks_last_28_days_median",
@@ -109,7 +109,7 @@ def measure_components(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     evidence, and is_applicable (n_students, n_components) bool; columns as COMPONENTS.
     """
     _check_columns(frame)
-    made, day, lead = (_column(frame, n) for n in ("submissions_made", "course_day", "registration_lead_days"))
+    made, day, enrolled = (_column(frame, n) for n in ("submissions_made", "course_day", "course_days_enrolled"))
     recency = _column(frame, "days_since_last_activity")
     with np.errstate(divide="ignore", invalid="ignore"):
         values = {
@@ -122,7 +122,7 @@ def measure_components(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
             "score": 1 - _column(frame, "score_pct_mean") / 100,
         }
     # who registered late had fewer days than the peers' window
-    had_window = (lead >= 0) | (day + lead >= WINDOW_DAYS)
+    had_window = enrolled == np.minimum(day, WINDOW_DAYS)
     always = np.ones(len(frame), dtype=bool)
     applicable = {
         "active_days": had_window, "clicks": had_window, "recency": always,
@@ -140,12 +140,12 @@ def find_unknown(frame: pd.DataFrame) -> np.ndarray:
     The same rows have no place in a training snapshot.
     """
     values, _ = measure_components(frame)
-    day, lead = _column(frame, "course_day"), _column(frame, "registration_lead_days")
+    day, enrolled = _column(frame, "course_day"), _column(frame, "course_days_enrolled")
     is_observed = np.asarray(frame["is_observed"].fillna(False), dtype=bool)
     reasons = np.full(len(frame), None, dtype=object)
     reasons[np.isnan(values).all(axis=1)] = NO_EVIDENCE
-    reasons[day + lead < WARM_UP_DAYS] = NEWLY_REGISTERED
-    reasons[day < WARM_UP_DAYS] = COURSE_WARM_UP
+    reasons[enrolled < WARM_UP_DAYS] = NEWLY_REGISTERED
+    reasons[day < WARM_UP_DAYS] = COURSE_WARM_UP  # the line above holds for everybody then
     reasons[~is_observed] = NOT_OBSERVED
     return reasons
 

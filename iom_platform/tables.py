@@ -115,8 +115,7 @@ OULAD_STUDENT_INFO = _raw(
              ("region", "text", "Region of residence."),
              ("highest_education", "text", "Highest education at entry."),
              ("imd_band", "text", "Index of multiple deprivation, band of ten percent."),
-             ("age_band", "text", "Age band.")),
-    _columns("behavior",
+             ("age_band", "text", "Age band."),
              ("num_of_prev_attempts", "int", "!Earlier attempts at this module."),
              ("studied_credits", "int", "!Credits studied at the time.")),
     _columns("sensitive",
@@ -126,7 +125,7 @@ OULAD_STUDENT_INFO = _raw(
 OULAD_STUDENT_REGISTRATION = _raw(
     "oulad_student_registration", ("code_module", "code_presentation", "student_pseudonym"),
     "One row per enrollment: days of registration and unregistration.", _COURSE, _STUDENT,
-    _columns("behavior",
+    _columns("quasi",
              ("date_registration", "int", "Day of registration from the presentation start; null is never in a cohort."),
              ("date_unregistration", "int", "Day of unregistration; null is still registered.")),
 )  # fmt: skip
@@ -237,11 +236,16 @@ _TERM_CONTEXT = _columns(
     ("is_observed", "bool", "!Whether the course has a click row on or before the as-of day."),
     ("activity_missing_reason", "text", "Why activity columns are null: course_not_observed or never_active."),
 )
-_TERM_BEHAVIOR = _columns(
-    "behavior",
+# all that passes the wall of the day of registration: the part of the longest window that a student was there for
+_TERM_ENROLLED = _columns("derived", ("course_days_enrolled", "int", "!Days from the presentation start, or from a later registration, to the as-of day; 28 is 28 or more."))  # fmt: skip
+_TERM_REGISTRAR = _columns(
+    "quasi",
     ("registration_lead_days", "int", "!Days from registration to the presentation start; negative is late."),
     ("num_of_prev_attempts", "int", "!Earlier attempts at this module."),
     ("studied_credits", "int", "!Credits studied at the time."),
+)
+_TERM_BEHAVIOR = _columns(
+    "behavior",
     ("clicks_total", "bigint", "Clicks up to the as-of day, days before the start included."),
     ("active_days_total", "int", "Active days up to the as-of day, days before the start included."),
     ("clicks_per_week", "float", "Mean clicks per elapsed course week."),
@@ -282,13 +286,14 @@ _PROVENANCE = _columns(
     "volatile",
     ("delivery_set", "text", "!First 16 hex digits of the md5 over the sorted delivery ids used, joined by newlines."),
 )
+# those that pass the wall, generalized; every other column of kind quasi, a fact of the registrar, stays before it
 QUASI_IDENTIFIERS = ("course_id", "gender", "region", "highest_education", "imd_band", "age_band")
 _DEMOGRAPHICS = tuple(c for c in OULAD_STUDENT_INFO.columns if c.name in QUASI_IDENTIFIERS)
 
 STUDENT_TERM = Table(
     "features", "student_term", "warehouse", ("as_of_on", "student_pseudonym", "course_id"),
     "One row per cohort enrollment and as-of day: behavior up to the end of that day, beside demographics.",
-    _AS_OF + _ENROLLMENT_KEY + _TERM_CONTEXT + _TERM_BEHAVIOR + _DEMOGRAPHICS
+    _AS_OF + _ENROLLMENT_KEY + _TERM_CONTEXT + _TERM_ENROLLED + _TERM_REGISTRAR + _TERM_BEHAVIOR + _DEMOGRAPHICS
     + _columns("sensitive", ("disability", "text", "Declared disability, Y or N.")) + _PROVENANCE,
 )  # fmt: skip
 
@@ -308,7 +313,7 @@ FEATURES_STUDENT_OUTCOME = Table(
 ANONYMIZED_STUDENT_TERM = Table(
     "anonymized", "student_term", "warehouse", ("as_of_on", "student_pseudonym", "course_id"),
     "One row per cohort enrollment and as-of day: behavior beside k-anonymous quasi-identifiers; still pseudonymized personal data.",
-    _AS_OF + _ENROLLMENT_KEY + _TERM_CONTEXT + _TERM_BEHAVIOR + _DEMOGRAPHICS
+    _AS_OF + _ENROLLMENT_KEY + _TERM_CONTEXT + _TERM_ENROLLED + _TERM_BEHAVIOR + _DEMOGRAPHICS
     + _columns("derived", ("is_suppressed", "bool", "!Whether the row's quasi-identifiers were suppressed to *.")) + _PROVENANCE,
 )  # fmt: skip
 STUDENT_OUTCOME = Table(

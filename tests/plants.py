@@ -47,7 +47,7 @@ def _column(name: str, rows: int) -> list[Any] | None:
     constants: dict[str, Any] = {
         "module_presentation_length": 268, "presentation_length_days": 268, "presentation_starts_on": date(2013, 10, 1),
         "course_day": 76, "course_week": 11, "date_registration": -20, "registration_lead_days": 20, "studied_credits": 60,
-        "week_to": 3, "outcome_known_on": AS_OF - timedelta(days=1), "model_name": "student_clusters", "score": 71.5,
+        "course_days_enrolled": 28, "week_to": 3, "outcome_known_on": AS_OF - timedelta(days=1), "model_name": "student_clusters", "score": 71.5,
     }  # fmt: skip
     if name in cycles:
         return [cycles[name][i % len(cycles[name])] for i in number]

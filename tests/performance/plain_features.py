@@ -112,6 +112,7 @@ def _cohort(raw: dict[str, pd.DataFrame], deliveries: pd.DataFrame, courses: pd.
     has_left = rows.date_unregistration <= rows.course_day
     cohort = rows[is_running & (rows.date_registration <= rows.course_day) & ~has_left].reset_index(drop=True)
     cohort["registration_lead_days"] = -cohort.date_registration
+    cohort["course_days_enrolled"] = (cohort.course_day - cohort.date_registration.clip(lower=0)).clip(upper=28)
     return cohort
 
 

@@ -15,7 +15,7 @@ from iom_platform.tables import QUASI_IDENTIFIERS
 RANK = {"UNKNOWN": -1, "LOW": 0, "MEDIUM": 1, "HIGH": 2}
 MODEL = risk.RiskModel({0: 0.1, 1: 0.4, 2: 0.8}, high_cut=0.5, medium_cut=0.3, cluster_weight=0.3, trained_rows=100)
 GOOD: dict[str, Any] = {
-    "course_id": "AAA-2013J", "is_observed": True, "activity_missing_reason": None, "course_day": 60, "registration_lead_days": 30,
+    "course_id": "AAA-2013J", "is_observed": True, "activity_missing_reason": None, "course_day": 60, "course_days_enrolled": 28,
     "active_days_28d_to_peers": 12 / 21, "clicks_28d_to_peers": 0.6, "clicks_14d_to_history": 0.5, "days_since_last_activity": 1.0,
     "submissions_due": 4, "submissions_made": 4, "submissions_late": 0, "submissions_missed": 0, "submissions_missed_share": 0.0,
     "score_pct_mean": 82.0, "active_days_last_28_days": 12, "clicks_last_28_days": 300, "peer_active_days_last_28_days_median": 9.0,
@@ -67,8 +67,9 @@ def enrollments(draw: st.DrawFn) -> dict[str, Any]:
     made = draw(st.integers(0, due))
     never = draw(st.booleans()) and draw(st.booleans())
     active = draw(st.integers(1, 28))
+    day = draw(st.integers(0, 200))
     return {
-        **GOOD, "course_day": draw(st.integers(0, 200)), "registration_lead_days": draw(st.integers(-60, 60)),
+        **GOOD, "course_day": day, "course_days_enrolled": draw(st.integers(0, min(day, 28))),
         "activity_missing_reason": "never_active" if never else None,
         "active_days_28d_to_peers": 0.0 if never else draw(share), "clicks_28d_to_peers": 0.0 if never else draw(share),
         "clicks_14d_to_history": None if never else draw(share), "days_since_last_activity": None if never else draw(st.integers(0, 90)),
@@ -160,8 +161,8 @@ def test_a_fall_is_told_as_a_fraction(share: float, words: str) -> None:
     ("changes", "reason"),
     [
         ({"is_observed": False, "active_days_28d_to_peers": None, "course_day": 3}, risk.NOT_OBSERVED),
-        ({"course_day": 6}, risk.COURSE_WARM_UP),
-        ({"course_day": 90, "registration_lead_days": -85}, risk.NEWLY_REGISTERED),
+        ({"course_day": 6, "course_days_enrolled": 6}, risk.COURSE_WARM_UP),
+        ({"course_day": 90, "course_days_enrolled": 5}, risk.NEWLY_REGISTERED),
     ],
 )
 def test_want_of_data_is_unknown_with_one_reason(changes: dict[str, Any], reason: str) -> None:
@@ -171,8 +172,8 @@ def test_want_of_data_is_unknown_with_one_reason(changes: dict[str, Any], reason
 
 
 def test_a_week_of_course_and_of_registration_is_enough() -> None:
-    assert score({**BAD, "course_day": 7, "registration_lead_days": 0}).iloc[0]["risk_level"] != "UNKNOWN"
-    assert score({**BAD, "course_day": 60, "registration_lead_days": -53}).iloc[0]["risk_level"] != "UNKNOWN"
+    assert score({**BAD, "course_day": 7, "course_days_enrolled": 7}).iloc[0]["risk_level"] != "UNKNOWN"
+    assert score({**BAD, "course_day": 60, "course_days_enrolled": 7}).iloc[0]["risk_level"] != "UNKNOWN"
 
 
 def test_a_row_without_any_evidence_is_unknown() -> None:
@@ -199,11 +200,24 @@ def test_high_needs_two_families() -> None:
 
 
 def test_late_registration_leaves_the_peers_window_out() -> None:
-    late = {**BAD, "course_day": 60, "registration_lead_days": -50}
+    late = {**BAD, "course_day": 60, "course_days_enrolled": 10}
     values, is_applicable = risk.measure_components(pd.DataFrame([BAD, late]))
     position = list(risk.COMPONENTS).index("active_days")
     assert is_applicable[:, position].tolist() == [True, False]
     assert np.isnan(values[1, position])
+
+
+@settings(max_examples=500, deadline=None)
+@given(day=st.integers(0, 10**9) | st.integers(0, 70), since=st.integers(0, 2 * 10**9) | st.integers(0, 140))
+def test_days_enrolled_say_what_the_day_of_registration_said(day: int, since: int) -> None:
+    """Whoever knows the exact day, since = course_day + registration_lead_days, finds the same windows and reasons."""
+    enrolled = min(day, since, 28)
+    row = pd.DataFrame([{**GOOD, "course_day": day, "course_days_enrolled": enrolled}])
+    _, is_applicable = risk.measure_components(row)
+    registered_before_the_start = since >= day
+    assert is_applicable[0, list(risk.COMPONENTS).index("clicks")] == (registered_before_the_start or since >= 28)
+    wanted = risk.COURSE_WARM_UP if day < 7 else risk.NEWLY_REGISTERED if since < 7 else None
+    assert risk.find_unknown(row).tolist() == [wanted]
 
 
 def test_personal_attributes_are_not_read() -> None:

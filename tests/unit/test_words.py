@@ -1,14 +1,25 @@
 """One name everywhere: tables, expectations, docs, settings, commands, sources."""
 
+import dataclasses
 import re
+from collections.abc import Iterable
 
+import pytest
 import yaml
 
 from iom_platform.cli import app
 from iom_platform.extract import SOURCES
 from iom_platform.settings import PROJECT_ROOT
 from iom_platform.storage.expectations import suites
-from iom_platform.tables import MODEL_INPUTS, QUASI_IDENTIFIERS, STUDENT_TERM, TABLES
+from iom_platform.tables import (
+    ANONYMIZED_STUDENT_TERM,
+    MODEL_INPUTS,
+    QUASI_IDENTIFIERS,
+    STUDENT_TERM,
+    TABLES,
+    Column,
+    Table,
+)
 
 DATA = (PROJECT_ROOT / "docs" / "data.md").read_text()
 README = (PROJECT_ROOT / "README.md").read_text()
@@ -38,6 +49,27 @@ def test_model_inputs_are_behavior_and_no_protected_column() -> None:
     kinds = {c.name: c.kind for c in STUDENT_TERM.columns}
     assert {kinds[name] for name in MODEL_INPUTS} == {"behavior"}
     assert not set(MODEL_INPUTS) & set(QUASI_IDENTIFIERS)
+
+
+def _ungeneralized(tables: Iterable[Table]) -> set[str]:
+    """Columns past the wall that are quasi-identifiers somewhere, under whatever kind, and have no generalized form."""
+    quasi = {c.name for t in TABLES for c in t.columns if c.kind == "quasi"} - set(QUASI_IDENTIFIERS)
+    beyond = [t for t in tables if t.stage not in ("raw", "features")]
+    return {f"{t.path}.{name}" for t in beyond for name in quasi & set(t.column_names)}
+
+
+def test_no_quasi_identifier_passes_the_wall_but_the_generalized_ones() -> None:
+    assert _ungeneralized(TABLES) == set()
+
+
+@pytest.mark.parametrize(
+    "fact",
+    ["registration_lead_days", "num_of_prev_attempts", "studied_credits", "date_registration", "date_unregistration"],
+)
+def test_a_fact_of_the_registrar_past_the_wall_is_seen(fact: str) -> None:
+    columns = (*ANONYMIZED_STUDENT_TERM.columns, Column(fact, "int", "behavior", "A plant."))
+    planted = dataclasses.replace(ANONYMIZED_STUDENT_TERM, columns=columns)
+    assert _ungeneralized([planted]) == {f"anonymized/student_term.{fact}"}
 
 
 def test_every_setting_is_documented_in_iom_yaml() -> None:

@@ -86,6 +86,7 @@ select
     when not joined.is_observed then 'course_not_observed'
     when not joined.is_active then 'never_active'
   end as activity_missing_reason,
+  least(joined.course_day - greatest(joined.registered_course_day, 0), 28) as course_days_enrolled,
   -joined.registered_course_day as registration_lead_days,
   joined.num_of_prev_attempts,
   joined.studied_credits,
