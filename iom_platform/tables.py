@@ -320,8 +320,8 @@ STUDENT_OUTCOME = Table(
     "anonymized", "student_outcome", "warehouse", ("as_of_on", "student_pseudonym", "course_id"), _OUTCOME_DOC, _OUTCOME
 )  # fmt: skip
 GENERALIZATIONS = Table(
-    "anonymized", "generalizations", "warehouse", ("course_id", "fitted_as_of", "quasi_identifier"),
-    "One row per course, fit and quasi-identifier: the level of its hierarchy that the wall applies.",
+    "anonymized", "generalizations", "warehouse", ("course_id", "k", "fitted_as_of", "quasi_identifier"),
+    "One row per course, k, day of the fit and quasi-identifier: the level of its hierarchy that the wall applies.",
     _columns("context",
              ("course_id", "text", "!The course."),
              ("fitted_as_of", "date", "!As-of day whose cohort it was fitted on."),

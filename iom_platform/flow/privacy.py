@@ -77,10 +77,8 @@ def _levels_for(
 )
 def anonymized_student_term(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
     """Generalize the quasi-identifiers of one cohort, suppress small cells, prove k, and only then publish."""
-    import pandas as pd
-
     from iom_platform.privacy.kanonymity import apply_generalization, prove_kanonymity
-    from iom_platform.storage.warehouse import read_table, replace_partition, transaction
+    from iom_platform.storage.warehouse import append_rows, read_table, replace_partition, transaction
 
     settings, as_of_on = platform.settings, date.fromisoformat(context.partition_key)
     with warehouse(settings, purpose=f"anonymize {as_of_on}", write=True) as con:
@@ -105,20 +103,18 @@ def anonymized_student_term(context: dg.AssetExecutionContext, platform: Platfor
             "withheld_rows": len(withheld),
             "courses": int(published["course_id"].nunique()),
         }
-        # with those fitted on this day before: a course that a repin brings must not push the others' levels out
-        of_day = levels[levels["fitted_as_of"] == pd.Timestamp(as_of_on)]
 
         def write() -> int:
             with transaction(con):  # published rows without the levels that made them could not be made again
-                if len(fitted):
-                    replace_partition(con, GENERALIZATIONS, as_of_on, of_day)
+                # beside those fitted on this day for other courses or another k, never in their place
+                append_rows(con, GENERALIZATIONS, fitted)
                 return replace_partition(con, ANONYMIZED_STUDENT_TERM, as_of_on, published)
 
         yield from publish(ANONYMIZED_STUDENT_TERM, published, write, checks=(proof,), metadata=counts)
         yield dg.MaterializeResult(
             asset_key=asset_key(GENERALIZATIONS),
             metadata={
-                "dagster/partition_row_count": len(of_day),
+                "dagster/partition_row_count": len(read_table(con, GENERALIZATIONS, as_of_on)),
                 "courses_fitted": int(fitted["course_id"].nunique()),
             },
         )
