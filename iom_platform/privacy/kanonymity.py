@@ -3,9 +3,12 @@
 Nothing here reads tables, stores levels, or protects behavior columns, which stay as they are.
 
 A cell is a course and the five generalized demographics. The hierarchies are closed vocabularies and nested: a value
-that is not listed becomes `*` at every level, so that neither free text nor a value unseen at the fit crosses the wall,
-and two fits of different levels cannot be intersected into something finer than the finer of the two.
+that is not listed becomes `*` at every level, so that neither free text nor a value unseen at the fit crosses the wall.
 A missing value is a value of its own, `unknown`, below the top level.
+
+k holds within one release. Of one attribute two fits tell together what the finer of them tells, for the levels nest;
+of several they can tell more: one fit may be finer in gender and the other in region, one may suppress what the other
+shows, and whoever joins both releases by pseudonym has both, in cells that may hold fewer than k.
 """
 
 from __future__ import annotations

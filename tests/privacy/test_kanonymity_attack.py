@@ -56,9 +56,16 @@ def narrowest_link(frame: pd.DataFrame, levels: pd.DataFrame | None = None) -> i
     return min(link(target, published) for _, target in targets.iterrows())
 
 
-def levels_as_delivered() -> pd.DataFrame:
-    rows = [("AAA-2013J", K, name, 0) for name in ka.GENERALIZED]
+def levels_as_delivered(**changed: int) -> pd.DataFrame:
+    rows = [("AAA-2013J", K, name, changed.get(name, 0)) for name in ka.GENERALIZED]
     return pd.DataFrame(rows, columns=["course_id", "k", "quasi_identifier", "level"])
+
+
+def release(frame: pd.DataFrame, levels: pd.DataFrame) -> pd.DataFrame:
+    """What one fit publishes of the course, proven."""
+    published, withheld = ka.apply_generalization(frame, levels, k=K)
+    assert withheld.empty and ka.prove_kanonymity(published, k=K).empty
+    return published.set_index("student_pseudonym")[list(ka.GENERALIZED)]
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -81,6 +88,14 @@ def test_the_attack_succeeds_on_the_rows_as_delivered() -> None:
     frame = make_course(1).assign(is_suppressed=False)
     published = frame.fillna({name: ka.UNKNOWN for name in ka.GENERALIZED})
     assert min(link(target, published) for _, target in frame.iterrows()) < K
+
+
+def test_two_fits_joined_by_pseudonym_narrow_to_one_across_attributes() -> None:
+    """What is not promised: each fit shows the attribute that the other hides, and k holds for either alone."""
+    frame = make_lone_student().assign(age_band="0-35", region=["Wales"] * 8 + ["Scotland"] * 6 + ["Wales"])
+    by_gender, by_region = (release(frame, levels_as_delivered(**hidden)) for hidden in ({"region": 2}, {"gender": 1}))
+    joined = by_gender.merge(by_region, left_index=True, right_index=True, suffixes=("", "_too"))
+    assert joined.groupby(list(joined.columns)).size().min() == 1
 
 
 def test_a_course_of_fewer_than_k_is_not_published() -> None:
