@@ -8,7 +8,8 @@ from dagster_dbt import DbtCliResource
 
 from iom_platform.flow import clustering, extract, features, jobs, privacy, risk, sensors
 from iom_platform.flow.progress import progress
-from iom_platform.flow.resources import DBT_EXECUTABLE, DBT_PROJECT_DIR, Platform
+from iom_platform.flow.resources import Platform
+from iom_platform.storage.dbt_project import DBT_EXECUTABLE, DBT_PROJECT_DIR
 
 STAGES = (extract, features, privacy, clustering, risk)
 

@@ -135,10 +135,7 @@ def measure_components(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_unknown(frame: pd.DataFrame) -> np.ndarray:
-    """Why a row gets no level, or None where it gets one. Returns (n_students,) object.
-
-    The same rows have no place in a training snapshot.
-    """
+    """Why a row gets no level, or None where it gets one. Returns (n_students,) object."""
     values, _ = measure_components(frame)
     day, enrolled = _column(frame, "course_day"), _column(frame, "course_days_enrolled")
     is_observed = np.asarray(frame["is_observed"].fillna(False), dtype=bool)
@@ -148,6 +145,11 @@ def find_unknown(frame: pd.DataFrame) -> np.ndarray:
     reasons[day < WARM_UP_DAYS] = COURSE_WARM_UP  # the line above holds for everybody then
     reasons[~is_observed] = NOT_OBSERVED
     return reasons
+
+
+def select_scorable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that get a level, renumbered: they alone have a place in a training snapshot."""
+    return frame[[reason is None for reason in find_unknown(frame)]].reset_index(drop=True)
 
 
 def _own_scores(values: np.ndarray, is_applicable: np.ndarray) -> np.ndarray:

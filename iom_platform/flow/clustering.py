@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "student_clusters"
 SILHOUETTE_CHECK = "silhouette"
-ROWS_PER_CLUSTER = 10  # fewer rows a cluster would describe single students
 
 
 def _spec(table: Table, *deps: Table) -> dg.AssetSpec:
@@ -81,11 +80,10 @@ class Snapshot:
 
 
 def _take_snapshot(cohort: "pd.DataFrame", as_of_on: date, dagster_run_id: str) -> Snapshot:
-    from iom_platform.risk import find_unknown
+    from iom_platform.risk import select_scorable
     from iom_platform.storage.rows import hash_rows, shape_rows
 
-    known = [reason is None for reason in find_unknown(cohort)]
-    frame = cohort[known].reset_index(drop=True)
+    frame = select_scorable(cohort)
     return Snapshot(
         frame, as_of_on, hash_rows(ANONYMIZED_STUDENT_TERM, shape_rows(ANONYMIZED_STUDENT_TERM, frame)), dagster_run_id
     )
@@ -93,37 +91,33 @@ def _take_snapshot(cohort: "pd.DataFrame", as_of_on: date, dagster_run_id: str) 
 
 def _log_fit(settings: Settings, snapshot: Snapshot, params: dict[str, Any], *, register: bool) -> dict[str, Any]:
     """Fit on the snapshot and log the run in MLflow with its measures, profile and risk cut-offs."""
-    from iom_platform.clustering.algorithms import assign, fit, run_params, scale
+    from iom_platform.clustering.algorithms import run_params
     from iom_platform.clustering.card import PURPOSE, write_model_card
     from iom_platform.clustering.profiles import plot_profiles, profile_clusters
-    from iom_platform.clustering.quality import measure_quality
+    from iom_platform.clustering.training import train
     from iom_platform.risk import fit_risk
     from iom_platform.storage.model_registry import Registry
 
     frame, day = snapshot.frame, snapshot.as_of_on.isoformat()
-    model = fit(frame[list(MODEL_INPUTS)], **params)
-    labels, _ = assign(model, frame[list(MODEL_INPUTS)])
-    quality = measure_quality(
-        scale(model, frame), labels, seed=params["seed"], estimator=model[-1], course_ids=frame["course_id"].to_numpy()
-    )
-    profiles = profile_clusters(frame, labels, k=settings.privacy.k)
-    risk_model = asdict(fit_risk(frame, labels, **settings.risk.model_dump()))
+    trained = train(frame, **params)
+    profiles = profile_clusters(frame, trained.labels, k=settings.privacy.k)
+    risk_model = asdict(fit_risk(frame, trained.labels, **settings.risk.model_dump()))
     name, logged_params = f"{params['algorithm']} k={params['n_clusters']} {day}", run_params(**params)
     seen = {"sources": ", ".join(sorted(set(frame["source"]))), "courses": frame["course_id"].nunique()}
     card = write_model_card(
         title=name,
         params=logged_params,
         snapshot={"table": ANONYMIZED_STUDENT_TERM.path, "as-of day": day, "rows": len(frame), **seen, "digest": snapshot.digest},
-        quality=quality,
+        quality=trained.quality,
         profiles=profiles,
         risk_model=risk_model,
     )  # fmt: skip
     registered, run_id = Registry.of(settings).log_fit(
-        model=model,
+        model=trained.model,
         risk_model=risk_model,
         inputs=frame[list(MODEL_INPUTS)],
         params=logged_params,
-        metrics={name: float(value) for name, value in quality.items() if value is not None},
+        metrics={name: float(value) for name, value in trained.quality.items() if value is not None},
         tags={
             "fit_key": snapshot.fit_key(settings, params),
             "trained_as_of": day,
@@ -188,6 +182,7 @@ def _see_to_champion(
     context: dg.AssetExecutionContext, settings: Settings, as_of_on: date, *, refit: bool
 ) -> tuple[dict[str, Any] | None, str]:
     """The day's champion and how it came to be: kept, or fitted now; None where nothing can be fitted."""
+    from iom_platform.clustering.training import ROWS_PER_CLUSTER
     from iom_platform.storage.record import champion_for, open_record
 
     with open_record(settings) as conn:

@@ -5,6 +5,7 @@ How a file is read, and what is wrong with a row, belongs to `iom_platform.extra
 
 from collections.abc import Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 ROWS_CHECK = "rows_add_up"
 DELIVERY_REFUSED = 4  # exit code of `iom run` where nothing of the delivery was written
-# DuckDB fills whole row groups of 122,880 rows then: a quarter less processor time and disk than batch by batch
-_ROWS_AT_ONCE = 1_000_000
 
 
 def _refused(message: str) -> dg.Failure:
@@ -127,49 +126,17 @@ def _refuse_other_declaration(con: Any, delivery: "Delivery") -> bool:
 
 def _load(settings: Settings, con: Any, delivery: "Delivery") -> None:
     """All rows, counts and quarantine of a delivery in one transaction; identities go to the record alone."""
-    import pandas as pd
-    import pyarrow as pa
-
-    from iom_platform.extract.landing import Landing
+    from iom_platform.extract.loading import load_delivery
     from iom_platform.extract.pseudonym_key import load_key
     from iom_platform.storage.record import save_identities
     from iom_platform.storage.warehouse import append_rows, transaction
 
     known = _known_keys(con, delivery) if delivery.scope == "increment" else None
-    landing = Landing(delivery, load_key(settings), known)
-    identities: list[tuple[str, str]] = []
-    files = []
     with transaction(con):
-        for file in delivery.files:
-            waiting: list[pa.RecordBatch] = []
-            for batch in landing.read(file):
-                waiting.append(batch.rows)
-                if sum(map(len, waiting)) >= _ROWS_AT_ONCE:
-                    append_rows(con, file.table, pa.Table.from_batches(waiting))
-                    waiting.clear()
-                append_rows(con, QUARANTINE, batch.quarantine)
-                identities += zip(
-                    *(batch.identities[name].to_pylist() for name in ("student_id", "student_pseudonym")), strict=True
-                )
-            if waiting:
-                append_rows(con, file.table, pa.Table.from_batches(waiting))
-            tally = landing.tallies[file.name]
-            files.append(
-                (
-                    delivery.delivery_id,
-                    file.name,
-                    file.table.path,
-                    file.sha256,
-                    tally.landed,
-                    tally.loaded,
-                    tally.quarantined,
-                )
-            )
+        identities = load_delivery(
+            delivery, load_key(settings), partial(append_rows, con), landed_at=utc_now(), known=known
+        )
         _refuse_foreign_courses(con, delivery)
-        append_rows(con, FILES, pd.DataFrame(files, columns=list(FILES.column_names)))
-        row = (delivery.delivery_id, delivery.source, delivery.delivered_on, delivery.scope, delivery.sha256, False,
-               utc_now())  # fmt: skip
-        append_rows(con, DELIVERIES, pd.DataFrame([row], columns=list(DELIVERIES.column_names)))
         # before the commit: a row without its identity could never be traced back; an identity without rows harms nothing
         save_identities(settings, delivery.source, identities)
 

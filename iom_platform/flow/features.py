@@ -5,7 +5,6 @@ What a feature is belongs to the SQL in `dbt_project/`, not here.
 
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import date
@@ -20,8 +19,6 @@ from iom_platform.flow.clock import today
 from iom_platform.flow.resources import (
     AS_OF,
     DATA_ENGINEERS,
-    DBT_EXECUTABLE,
-    DBT_PROJECT_DIR,
     GROUP_OF_STAGE,
     NIGHTLY_FRESH,
     ONE_DAY,
@@ -32,7 +29,8 @@ from iom_platform.flow.resources import (
     refusal,
     warehouse,
 )
-from iom_platform.settings import Settings, apply_environment, environment_without_secrets, load_settings
+from iom_platform.settings import Settings, apply_environment, load_settings
+from iom_platform.storage.dbt_project import DBT_PROJECT_DIR, run_dbt
 from iom_platform.tables import DELIVERIES, DELIVERY_SCOPE, STUDENT_RISK, STUDENT_TERM
 
 
@@ -53,14 +51,8 @@ def prepare_manifest(settings: Settings) -> Path:
         return manifest
     settings.dbt_path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings.dbt_path) as folder:
-        done = subprocess.run(
-            [str(DBT_EXECUTABLE), "--quiet", "parse", "--project-dir", str(DBT_PROJECT_DIR), "--profiles-dir", str(DBT_PROJECT_DIR),
-             "--target-path", folder, "--log-path", folder],
-            capture_output=True, text=True, check=False, env=environment_without_secrets(
-                IOM_WAREHOUSE_PATH=str(settings.warehouse_path.resolve()), IOM_WAREHOUSE__MEMORY_LIMIT=settings.warehouse.memory_limit),
-        )  # fmt: skip
-        if done.returncode:
-            raise RuntimeError(f"dbt could not parse dbt_project: {done.stdout.strip()[-2000:]}")
+        run_dbt("parse", folder=Path(folder), IOM_WAREHOUSE_PATH=str(settings.warehouse_path.resolve()),
+                IOM_WAREHOUSE__MEMORY_LIMIT=settings.warehouse.memory_limit)  # fmt: skip
         for name in ("partial_parse.msgpack", "manifest.json"):
             os.replace(Path(folder) / name, settings.dbt_path / name)
     return manifest

@@ -3,17 +3,15 @@
 No asset and no computation belongs here.
 """
 
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from iom_platform.settings import PROJECT_ROOT, Settings, load_settings
+from iom_platform.settings import Settings, load_settings
 from iom_platform.tables import Table
 
 if TYPE_CHECKING:
@@ -124,5 +122,3 @@ GROUP_OF_STAGE = {
     "clustering": "clustering",
     "risk": "risk",
 }
-DBT_PROJECT_DIR = PROJECT_ROOT / "dbt_project"
-DBT_EXECUTABLE = Path(sys.executable).with_name("dbt")

@@ -11,6 +11,7 @@ import dagster as dg
 import pandas as pd
 import pytest
 
+from iom_platform.clustering.training import ROWS_PER_CLUSTER
 from iom_platform.flow import clustering, features, risk
 from iom_platform.flow.clock import today
 from iom_platform.storage import record, warehouse
@@ -110,7 +111,7 @@ def no_record(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_too_few_rows_fit_no_model_and_keep_the_champion(
     spine: Spine, no_record: pytest.MonkeyPatch, champion: dict[str, Any] | None, said: str
 ) -> None:
-    few = clustering.ROWS_PER_CLUSTER * spine.settings.clustering.n_clusters - 1
+    few = ROWS_PER_CLUSTER * spine.settings.clustering.n_clusters - 1
     snapshot = clustering.Snapshot(pd.DataFrame(index=range(few)), DAY, "digest", "a-run")
     no_record.setattr(record, "champion_for", lambda *_: champion)
     no_record.setattr(clustering, "read_cohort", lambda *_: None)

@@ -16,6 +16,10 @@ FAULTS = {
     "Rooms: doors > hands > maths > words": ("tables.py", "from iom_platform import risk"),
     "Rooms: doors > hands > maths > words (a stray file)": ("utils.py", "ANSWER = 42"),
     "Only flow/, definitions and the command line know Dagster": ("storage/record.py", "import dagster"),
+    "Only flow/, definitions and the command line know Dagster (the notebook)": (
+        "notebook.py",
+        "from iom_platform.flow import checks",
+    ),
     "Maths touches no IO": ("privacy/kanonymity.py", "import duckdb"),
     "MLflow has one door": ("flow/clustering.py", "import mlflow"),
     "Great Expectations has one door": ("flow/checks.py", "import great_expectations"),
@@ -77,7 +81,7 @@ def test_each_import_contract_sees_its_fault(tmp_path: Path, contract: str) -> N
 def test_the_import_contracts_are_kept(tmp_path: Path) -> None:
     result = _lint_imports(_copy(tmp_path))
     assert result.returncode == 0, result.stdout
-    assert f"Contracts: {len(FAULTS) - 1} kept, 0 broken." in result.stdout
+    assert f"Contracts: {len({name.partition(' (')[0] for name in FAULTS})} kept, 0 broken." in result.stdout
 
 
 @pytest.mark.parametrize(
