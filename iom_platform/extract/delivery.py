@@ -175,9 +175,13 @@ def _check_complete(scope: Scope, shapes: tuple[FileShape, ...], found: set[str]
         )
     if scope == "increment":
         return
+    missing = [s.name for s in shapes if s.is_required and s.name.casefold() not in found]
+    if missing:
+        verb, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+        raise DeliveryRefused(
+            f"{', '.join(missing)} {verb} missing; a full delivery needs {them}, so deliver {them} beside the others"
+        )
     for shape in shapes:
-        if shape.is_required and shape.name.casefold() not in found:
-            raise DeliveryRefused(f"{shape.name} is missing; a full delivery needs it, so deliver it beside the others")
         if shape.refers == "assessment" and shape.name.casefold() in found:
             for needed in shapes:
                 if needed.provides == "assessment" and needed.name.casefold() not in found:

@@ -136,6 +136,12 @@ def test_a_missing_required_file_is_refused(tmp_path: Path, name: str) -> None:
     assert f"{name} is missing" in _refuse(_folder(tmp_path / "a", {n: c for n, c in FILES.items() if n != name}))
 
 
+def test_all_missing_required_files_are_named_at_once(tmp_path: Path) -> None:
+    files = {n: c for n, c in FILES.items() if n not in ("courses.csv", "studentInfo.csv")}
+    said = _refuse(_folder(tmp_path / "a", files))
+    assert said.startswith("courses.csv, studentInfo.csv are missing; a full delivery needs them")
+
+
 def test_submissions_without_assessments_are_refused(tmp_path: Path) -> None:
     text = _refuse(_folder(tmp_path / "a", {n: c for n, c in FILES.items() if n != "assessments.csv"}))
     assert "assessments.csv is missing" in text and "studentAssessment.csv" in text
