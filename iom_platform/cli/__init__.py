@@ -28,6 +28,13 @@ AsOf = Annotated[
     typer.Option("--as-of", formats=["%Y-%m-%d"], help="The day whose end is looked at; default today."),
 ]
 
+DeliveredOn = Annotated[
+    datetime | None,
+    typer.Option(
+        "--delivered-on", formats=["%Y-%m-%d"], help="Day of delivery, where the extract does not declare it."
+    ),
+]
+
 
 def _day(value: datetime | None) -> date | None:
     return value.date() if value else None
@@ -52,12 +59,7 @@ def run(
     refit: Annotated[
         bool, typer.Option("--refit", help="Fit a model on this day although an earlier one could score it.")
     ] = False,
-    delivered_on: Annotated[
-        datetime | None,
-        typer.Option(
-            "--delivered-on", formats=["%Y-%m-%d"], help="Day of delivery, where the extract does not declare it."
-        ),
-    ] = None,
+    delivered_on: DeliveredOn = None,
     repin: Annotated[
         bool,
         typer.Option(
@@ -69,6 +71,29 @@ def run(
     from iom_platform.cli.runs import run_source
 
     run_source(source, path, as_of_on=_day(as_of), refit=refit, delivered_on=_day(delivered_on), repin=repin)
+
+
+@app.command()
+def template(
+    source: Source,
+    out: Annotated[Path, typer.Option("--out", help="Empty or new folder to write to.")],
+) -> None:
+    """Write the files of a source with their headers, and what belongs in each column."""
+    from iom_platform.cli.readiness import write_template
+
+    write_template(source, out)
+
+
+@app.command()
+def check(
+    source: Source,
+    path: Annotated[Path, typer.Option("--path", help="Folder or zip of the extract.")],
+    delivered_on: DeliveredOn = None,
+) -> None:
+    """Say what an extract is good for before it is landed; nothing is written."""
+    from iom_platform.cli.readiness import check_delivery
+
+    check_delivery(source, path, delivered_on=_day(delivered_on))
 
 
 @app.command()

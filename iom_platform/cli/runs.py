@@ -48,7 +48,7 @@ def _exit_code(event: Any) -> int | None:
     return int(code.value) if code else None
 
 
-def _check_day(settings: Settings, name: str, day: date) -> None:
+def check_day(settings: Settings, name: str, day: date) -> None:
     first, last = settings.institution.first_as_of, today(settings)
     if day < first:
         raise UsageError(f"{name} {day} is before institution.first_as_of ({first}) of iom.yaml")
@@ -103,9 +103,9 @@ def run_source(
         raise UsageError(f"unknown source {source!r}; known: {', '.join(sorted(SOURCES))}")
     settings = load_settings()
     as_of_on = as_of_on or today(settings)
-    _check_day(settings, "--as-of", as_of_on)
+    check_day(settings, "--as-of", as_of_on)
     delivery = SOURCES[source].open_delivery(path, delivered_on=delivered_on)
-    _check_day(settings, "day of delivery", delivery.delivered_on)
+    check_day(settings, "day of delivery", delivery.delivered_on)
     for notice in delivery.notices:
         print(f"  note: {notice}", file=sys.stderr)
     settings = start_platform()
@@ -163,6 +163,12 @@ def write_synthetic(out: Path, *, students: int, seed: int, through: date | None
     print(f"Running on that day: {running}. Its truth, apart from the extract: {summary.truth_path}")
 
 
+def show_command() -> str:
+    """How `iom` is called from here, to be pasted."""
+    iom = Path(sys.executable).parent / "iom"
+    return shlex.quote(str(iom.relative_to(Path.cwd()) if iom.is_relative_to(Path.cwd()) else iom))
+
+
 def run_demo(*, students: int, seed: int) -> None:
     """Generate, land and score the twin; then print commands that can be pasted as they stand."""
     settings = load_settings()
@@ -171,8 +177,7 @@ def run_demo(*, students: int, seed: int) -> None:
     if not twin.exists():
         write_synthetic(twin, students=students, seed=seed, through=day)
     run_source("synthetic", twin, as_of_on=day, refit=False, delivered_on=None, repin=False)
-    iom = Path(sys.executable).parent / "iom"
-    shown = shlex.quote(str(iom.relative_to(Path.cwd()) if iom.is_relative_to(Path.cwd()) else iom))
+    shown = show_command()
     print(
         "\nNext:\n"
         f"  {shown} tables                                            # every table, its rows and days\n"

@@ -24,6 +24,7 @@ from iom_platform.extract.header import HEAD_BYTES, parse_header
 from iom_platform.extract.source import DeliveredFile, Delivery, DeliveryRefused, FileShape, Scope
 
 MANIFEST = "delivery.json"
+_BESIDE = (MANIFEST, "readme.md")  # what may lie beside the data without a notice
 _MANIFEST_BYTES = 65_536
 _READ_BYTES = 1 << 20
 _DATE = re.compile(r"(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)", re.ASCII)
@@ -59,7 +60,7 @@ def open_path(
             digest, head = _hash(member, shape.name)
             notices += parse_header(head, shape).notices
             files.append(DeliveredFile(shape.name, shape, digest, member.open))
-    extra = sorted(m.name for m in members if m.is_file and m.name.casefold() not in (*by_name, MANIFEST))
+    extra = sorted(m.name for m in members if m.is_file and m.name.casefold() not in (*by_name, *_BESIDE))
     if extra:
         more = f" and {len(extra) - 5} more" if len(extra) > 5 else ""
         notices.append(f"ignored files: {', '.join(extra[:5])}{more}")

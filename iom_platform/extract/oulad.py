@@ -94,9 +94,10 @@ class OuladSource:
 
     name: str
     default_delivered_on: date | None = None
+    shapes: tuple[FileShape, ...] = SHAPES
 
     def open_delivery(self, path: Path, *, delivered_on: date | None = None) -> Delivery:
         """The delivery in the folder or .zip `path`; see `extract/delivery.py` for how its day is found."""
         return open_path(
-            path, source=self.name, shapes=SHAPES, delivered_on=delivered_on, default_on=self.default_delivered_on
+            path, source=self.name, shapes=self.shapes, delivered_on=delivered_on, default_on=self.default_delivered_on
         )

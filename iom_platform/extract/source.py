@@ -94,6 +94,11 @@ class Source(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def shapes(self) -> tuple[FileShape, ...]:
+        """The files that it reads, in their order."""
+        ...
+
     def open_delivery(self, path: Path, *, delivered_on: date | None = None) -> Delivery:
         """The delivery at `path`, its files hashed and their headers checked; raises DeliveryRefused."""
         ...

@@ -273,6 +273,15 @@ def _insert(con: "duckdb.DuckDBPyConnection", table: Table, rows: "pa.Table") ->
     return len(rows)
 
 
+def frame_of(rows: "pa.Table") -> "pd.DataFrame":
+    """Rows in the types that a frame read from the warehouse has; nothing is stored."""
+    import duckdb
+
+    with duckdb.connect() as con:
+        frame: pd.DataFrame = con.from_arrow(rows).df()
+    return frame
+
+
 @contextlib.contextmanager
 def transaction(con: "duckdb.DuckDBPyConnection") -> Iterator[None]:
     """All or nothing; inside an open transaction it joins that one."""
