@@ -13,6 +13,17 @@ from iom_platform.storage import postgres_server
 from iom_platform.storage.postgres_server import ensure_server, stop_server
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--benchmark", action="store_true", help="also run the tests marked `performance`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--benchmark") and "performance" not in config.getoption("markexpr"):
+        for item in items:
+            if item.get_closest_marker("performance"):
+                item.add_marker(pytest.mark.skip(reason="it starts every stage, which takes a minute; add --benchmark"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Modules that read the settings when they are imported must not find the checkout's own .iom."""
     for name in list(os.environ):

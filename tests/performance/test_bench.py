@@ -95,9 +95,7 @@ def test_a_stage_has_the_memory_and_time_of_its_own_spans(tmp_path: Path) -> Non
 
 
 @pytest.mark.performance
-def test_the_whole_benchmark_runs(request: pytest.FixtureRequest) -> None:
-    if "performance" not in request.config.option.markexpr:
-        pytest.skip("it starts every stage, which takes a minute; run it with -m performance")
+def test_the_whole_benchmark_runs() -> None:
     command = [sys.executable, "-m", "tests.performance.bench", "--students", str(STUDENTS), "--pairs", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT_ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
