@@ -319,6 +319,11 @@ ANONYMIZED_STUDENT_TERM = Table(
 STUDENT_OUTCOME = Table(
     "anonymized", "student_outcome", "warehouse", ("as_of_on", "student_pseudonym", "course_id"), _OUTCOME_DOC, _OUTCOME
 )  # fmt: skip
+ANONYMIZED_STUDENT_WEEK = Table(
+    "anonymized", "student_week", "warehouse", ("student_pseudonym", "course_id", "course_week"),
+    "One row per course week and enrollment of anonymized/student_term on the as-of day last computed; weeks without activity are rows of zero.",
+    STUDENT_WEEK.columns,
+)  # fmt: skip
 GENERALIZATIONS = Table(
     "anonymized", "generalizations", "warehouse", ("course_id", "k", "fitted_as_of", "quasi_identifier"),
     "One row per course, k, day of the fit and quasi-identifier: the level of its hierarchy that the wall applies.",
@@ -400,7 +405,7 @@ STUDENT_RISK = Table(
 TABLES: tuple[Table, ...] = (
     *OULAD_TABLES, QUARANTINE, DELIVERIES, FILES, DELIVERY_SCOPE,
     STUDENT_DAY, STUDENT_WEEK, STUDENT_TERM, FEATURES_STUDENT_OUTCOME,
-    ANONYMIZED_STUDENT_TERM, STUDENT_OUTCOME, GENERALIZATIONS,
+    ANONYMIZED_STUDENT_TERM, STUDENT_OUTCOME, ANONYMIZED_STUDENT_WEEK, GENERALIZATIONS,
     ASSIGNMENTS, PROFILES, PROMOTIONS, STUDENT_RISK,
 )  # fmt: skip
 

@@ -119,6 +119,7 @@ PLANTS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "features/student_term": _set(clicks_last_7_days=100.0, clicks_last_14_days=50.0),
     "anonymized/student_term": _set(disability="Y"),
     "anonymized/student_outcome": _set(outcome_known_on=AS_OF + timedelta(days=1)),
+    "anonymized/student_week": _set(days_elapsed=2, active_days=3.0, clicks=9.0),
     "clustering/assignments": _set(confidence=1.5),
     "risk/student_risk": _set(risk_score=0.9),
 }

@@ -22,10 +22,12 @@ from iom_platform.flow.resources import (
 )
 from iom_platform.tables import (
     ANONYMIZED_STUDENT_TERM,
+    ANONYMIZED_STUDENT_WEEK,
     FEATURES_STUDENT_OUTCOME,
     GENERALIZATIONS,
     STUDENT_OUTCOME,
     STUDENT_TERM,
+    STUDENT_WEEK,
 )
 
 if TYPE_CHECKING:
@@ -102,6 +104,7 @@ def anonymized_student_term(context: dg.AssetExecutionContext, platform: Platfor
             "suppressed_rows": int(published["is_suppressed"].sum()),
             "withheld_rows": len(withheld),
             "courses": int(published["course_id"].nunique()),
+            "withheld_courses": int(withheld["course_id"].nunique()),
         }
 
         def write() -> int:
@@ -138,4 +141,32 @@ def anonymized_student_outcome(context: dg.AssetExecutionContext, platform: Plat
         yield from publish(STUDENT_OUTCOME, frame, lambda: replace_partition(con, STUDENT_OUTCOME, as_of_on, frame))
 
 
-ASSETS = (anonymized_student_term, anonymized_student_outcome)
+@dg.multi_asset(
+    specs=[_spec(ANONYMIZED_STUDENT_WEEK, [asset_key(STUDENT_WEEK), asset_key(ANONYMIZED_STUDENT_TERM)])],
+    check_specs=[suite_spec(ANONYMIZED_STUDENT_WEEK)],
+    partitions_def=AS_OF,
+    retry_policy=RETRY,
+    backfill_policy=ONE_DAY,
+    name="release_student_week",
+)
+def anonymized_student_week(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
+    """Let the weeks of published enrollments pass the wall; only the day last computed is kept, as before the wall."""
+    from iom_platform.storage.warehouse import read_table, replace_table
+
+    as_of_on = date.fromisoformat(context.partition_key)
+    with warehouse(platform.settings, purpose=f"weeks {as_of_on}", write=True) as con:
+        published = read_table(con, ANONYMIZED_STUDENT_TERM, as_of_on)[["student_pseudonym", "course_id"]]
+        frame = read_table(con, STUDENT_WEEK, as_of_on).merge(published, on=["student_pseudonym", "course_id"])
+        if frame.empty and len(published):
+            context.log.warning(
+                f"features/student_week holds another day than {as_of_on}, computed meanwhile: "
+                "the report of this day shows no weeks; score the day again, with no other run beside it."
+            )
+
+        def write() -> int:  # nothing of this day does not wipe out what a run beside this one has written
+            return replace_table(con, ANONYMIZED_STUDENT_WEEK, frame) if len(frame) else 0
+
+        yield from publish(ANONYMIZED_STUDENT_WEEK, frame, write)
+
+
+ASSETS = (anonymized_student_term, anonymized_student_outcome, anonymized_student_week)

@@ -309,6 +309,14 @@ def replace_partition(
         return _insert(con, table, rows)
 
 
+def replace_table(con: "duckdb.DuckDBPyConnection", table: Table, frame: "pd.DataFrame | pa.Table") -> int:
+    """Put `frame` in the place of all rows of the table, in one transaction; returns its rows."""
+    rows = shape_rows(table, frame)
+    with transaction(con):
+        con.execute(f"DELETE FROM {table.sql_name}")
+        return _insert(con, table, rows)
+
+
 def read_rows(
     con: "duckdb.DuckDBPyConnection", table: Table, as_of_on: date | None = None, columns: Sequence[str] | None = None
 ) -> "pa.Table":

@@ -233,6 +233,10 @@ _STATEMENTS: dict[str, tuple[str, str]] = {
         f"update features.student_outcome set outcome_known_on = date '{DAY + timedelta(days=1)}' where as_of_on = date '{DAY}'",
         "anonymized/student_outcome",
     ),
+    "anonymized/student_week": (
+        f"update features.student_week set days_elapsed = 2, active_days = 3, clicks = 9 where as_of_on = date '{DAY}' and active_days > 0",
+        "anonymized/student_week",
+    ),
 }  # table of the suite: (statement, table whose check is red)
 
 

@@ -31,6 +31,7 @@ from iom_platform.storage.warehouse import (
     prepare_warehouse,
     read_table,
     replace_partition,
+    replace_table,
     warehouse_lock,
 )
 from iom_platform.tables import (
@@ -334,6 +335,15 @@ def test_a_table_with_other_columns_is_said(con: duckdb.DuckDBPyConnection) -> N
     con.execute("ALTER TABLE raw.files ADD COLUMN surplus INTEGER")
     with pytest.raises(WarehouseError, match=r"raw/files .* other columns than tables.py"):
         prepare_warehouse(con)
+
+
+def test_replace_table_leaves_no_row_of_before_and_wrong_rows_leave_all(con: duckdb.DuckDBPyConnection) -> None:
+    replace_partition(con, STUDENT_OUTCOME, EARLIER, outcomes(EARLIER))
+    assert replace_table(con, STUDENT_OUTCOME, outcomes()) == 2
+    assert set(read_table(con, STUDENT_OUTCOME)["as_of_on"]) == {pd.Timestamp(DAY)}
+    with pytest.raises(RowsError):
+        replace_table(con, STUDENT_OUTCOME, outcomes().drop(columns="outcome"))
+    assert len(read_table(con, STUDENT_OUTCOME)) == 2
 
 
 def test_replace_partition_replaces_its_day_alone(con: duckdb.DuckDBPyConnection) -> None:

@@ -26,7 +26,7 @@ EXPECTATIONS = [
 ]
 GUARDED = {t.path for t in OULAD_TABLES} | {
     "features/student_term", "anonymized/student_term", "anonymized/student_outcome",
-    "clustering/assignments", "risk/student_risk",
+    "anonymized/student_week", "clustering/assignments", "risk/student_risk",
 }  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def test_only_the_day_s_features_pass_the_wall() -> None:
     into = {
         e[0].to_user_string() for e in _edges(defs) if e[1].path[0] == "anonymized" and e[0].path[0] != "anonymized"
     }
-    assert into == {"features/student_term", "features/student_outcome"}
+    assert into == {"features/student_term", "features/student_outcome", "features/student_week"}
 
 
 def test_every_table_is_an_asset_of_its_stage() -> None:
