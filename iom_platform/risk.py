@@ -353,7 +353,7 @@ def summarize_risk(frame: pd.DataFrame) -> pd.DataFrame:
     return counts.rename_axis(index="course_id", columns=None).reset_index()
 
 
-def _wilson(hits: int, students: int) -> tuple[float | None, float | None]:
+def wilson(hits: int, students: int) -> tuple[float | None, float | None]:
     """The 95 % interval of a share (Wilson 1927); it stays inside 0-1 and holds for small groups."""
     if students == 0:
         return None, None
@@ -381,7 +381,7 @@ def outcome_by_level(risk: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame
     for level in LEVELS:
         ended = joined.loc[joined["risk_level"] == level, "outcome"]
         hits, students = int(ended.isin(["Fail", "Withdrawn"]).sum()), len(ended)
-        low, high = _wilson(hits, students)
+        low, high = wilson(hits, students)
         rows.append({"risk_level": level, "students": students, "fail_or_withdrawn": hits,
                      "share": hits / students if students else None, "share_low": low, "share_high": high})  # fmt: skip
     return pd.DataFrame(rows).astype({"share": "float64", "share_low": "float64", "share_high": "float64"})

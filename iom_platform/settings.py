@@ -196,6 +196,10 @@ class Settings(BaseSettings):
         return self.home / "mlflow"
 
     @property
+    def reports_path(self) -> Path:
+        return self.home / "reports"
+
+    @property
     def dbt_path(self) -> Path:
         return self.home / "dbt"
 

@@ -6,7 +6,7 @@ What a job does belongs to `flow/`.
 import shlex
 import sys
 from contextlib import redirect_stdout
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +94,18 @@ def _execute(settings: Settings, job_name: str, partition: str, ops: dict[str, A
 
 
 def run_source(
-    source: str, path: Path, *, as_of_on: date | None, refit: bool, delivered_on: date | None, repin: bool
+    source: str,
+    path: Path,
+    *,
+    as_of_on: date | None,
+    refit: bool,
+    delivered_on: date | None,
+    repin: bool,
+    days_before: tuple[date, ...] = (),
 ) -> None:
-    """Land the delivery at `path`, then score `as_of_on` (default today)."""
+    """Land the delivery at `path`, then score the `days_before` and `as_of_on` (default today), and tell of the last."""
     from iom_platform.extract import SOURCES
+    from iom_platform.flow.report import report_path
 
     if source not in SOURCES:
         raise UsageError(f"unknown source {source!r}; known: {', '.join(sorted(SOURCES))}")
@@ -113,11 +121,25 @@ def run_source(
     land = {"source": source, "path": str(path.resolve())}
     print(f"Landing {source} delivery {delivery.delivery_id} of {delivery.delivered_on} ...", file=sys.stderr)
     _execute(settings, "land_delivery", delivery.delivered_on.isoformat(), {"load_delivery": {"config": land}}, tags)
-    print(f"Scoring {as_of_on} ...", file=sys.stderr)
-    ops: dict[str, Any] = {"fit_model": {"config": {"refit": refit}}, "dbt_build": {"config": {"repin": repin}}}
-    _execute(settings, "score_day", as_of_on.isoformat(), ops, tags | {"iom/as_of_on": as_of_on.isoformat()})
+    ops: dict[str, Any] = {
+        "fit_model": {"config": {"refit": refit}},
+        "dbt_build": {"config": {"repin": repin}},
+        "write_report": {"config": {"truth_path": _truth_of(source, path)}},
+    }
+    for day in (*days_before, as_of_on):
+        print(f"Scoring {day} ...", file=sys.stderr)
+        _execute(settings, "score_day", day.isoformat(), ops, tags | {"iom/as_of_on": day.isoformat()})
     print_summary(settings, as_of_on)
     _say_if_left_out(settings, as_of_on, delivery.delivery_id)
+    print(f"Report: {report_path(settings, as_of_on)}")
+
+
+def _truth_of(source: str, path: Path) -> str | None:
+    """The truth that `iom synth` and `iom demo` lay beside a twin; no other source has one."""
+    from iom_platform.extract.synthetic import TRUTH_FILE
+
+    truth = path.resolve().with_name(f"{path.resolve().name}-truth") / TRUTH_FILE
+    return str(truth) if source == "synthetic" and truth.exists() else None
 
 
 def _say_if_left_out(settings: Settings, as_of_on: date, delivery_id: str) -> None:
@@ -176,7 +198,9 @@ def run_demo(*, students: int, seed: int) -> None:
     twin = settings.home / "demo" / f"twin-{day}-{students}-{seed}"
     if not twin.exists():
         write_synthetic(twin, students=students, seed=seed, through=day)
-    run_source("synthetic", twin, as_of_on=day, refit=False, delivered_on=None, repin=False)
+    week_before = day - timedelta(days=7)  # so that the report can say who moved
+    days_before = (week_before,) if week_before >= settings.institution.first_as_of else ()
+    run_source("synthetic", twin, as_of_on=day, refit=False, delivered_on=None, repin=False, days_before=days_before)
     shown = show_command()
     print(
         "\nNext:\n"

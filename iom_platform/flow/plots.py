@@ -6,11 +6,10 @@ A cluster's profile plot belongs to `iom_platform.clustering`.
 import io
 from typing import TYPE_CHECKING
 
+from iom_platform.report.charts import LEVEL_COLORS
+
 if TYPE_CHECKING:
     import pandas as pd
-
-# Okabe and Ito's palette, told apart by people with any color vision
-LEVEL_COLORS = {"LOW": "#009E73", "MEDIUM": "#E69F00", "HIGH": "#D55E00", "UNKNOWN": "#BBBBBB"}
 
 
 def plot_levels(summary: "pd.DataFrame") -> bytes:

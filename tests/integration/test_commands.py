@@ -5,6 +5,7 @@ What a run computes, and how the server and the lock work, have tests of their o
 
 import csv
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,15 +17,19 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+import dagster as dg
 import pandas as pd
 import psycopg2
 import pytest
 
 from iom_platform.cli import app
 from iom_platform.extract.synthetic import write_twin
+from iom_platform.report import page
+from iom_platform.storage import warehouse
 from iom_platform.storage.postgres_server import ensure_server
 from iom_platform.storage.record import READER
-from tests.spine import IOM, Spine, set_columns, spine_at
+from iom_platform.tables import OULAD_STUDENT_INFO, find_table
+from tests.spine import IOM, Spine, said, set_columns, spine_at, succeed
 
 DAY = date(2026, 5, 1)
 EARLIER = DAY - timedelta(days=1)
@@ -284,6 +289,93 @@ def test_run_tells_its_progress_and_summary_apart(ran: Ran) -> None:
     done = ran.runs[EARLIER]
     assert f"Scoring {EARLIER} ..." in done.err and "score_risk: done in" in done.err
     assert "Scoring" not in done.out
+
+
+# -- the report ----------------------------------------------------------------------------------------
+
+
+def _report(spine: Spine, day: date = DAY) -> Path:
+    return spine.settings.home / "reports" / f"{day}.html"
+
+
+def _write_again(spine: Spine, truth: Path | None = None) -> dg.ExecuteInProcessResult:
+    ops = {"write_report": {"config": {"truth_path": str(truth) if truth else None}}}
+    return spine.run_part(dg.AssetSelection.assets(["risk", "report"]), DAY, ops)
+
+
+def test_run_writes_a_report_for_its_user_alone_and_says_where(ran: Ran) -> None:
+    for day, done in ran.runs.items():
+        file = _report(ran.spine, day)
+        assert done.out.splitlines()[-1] == f"Report: {file}"
+        assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    assert {f.name for f in file.parent.iterdir()} == {f"{day}.html" for day in ran.runs}
+
+
+def test_no_report_holds_an_id_or_pseudonym(ran: Ran) -> None:
+    with warehouse.open_warehouse(ran.spine.settings, purpose="test", write=False) as con:
+        raw = warehouse.read_table(con, OULAD_STUDENT_INFO, columns=["student_pseudonym"])
+    pseudonyms = set(raw["student_pseudonym"])
+    ids = set(pd.read_csv(ran.twin / "studentInfo.csv", dtype=str)["id_student"])
+    assert len(pseudonyms) == len(ids) > 100
+    for day in ran.runs:
+        html = _report(ran.spine, day).read_text()
+        assert "Levels per course" in html and "Were the flags right?" in html
+        words = set(re.findall(r"\w+", html)) | set(re.findall(r"[\w-]+", html))
+        assert not words & (pseudonyms | ids)
+        assert not [pseudonym for pseudonym in pseudonyms if pseudonym in html]
+
+
+def test_the_report_counts_what_the_risk_table_holds(ran: Ran, tmp_path: Path) -> None:
+    out = tmp_path / "risk.csv"
+    ran.spine.iom("export", "risk/student_risk", "--out", str(out), "--as-of", DAY.isoformat())
+    levels = Counter(pd.read_csv(out)["risk_level"])
+    html = _report(ran.spine).read_text()
+    for level in ("HIGH", "MEDIUM", "LOW", "UNKNOWN"):
+        assert f"<b>{levels[level]:,}</b> <strong>{level}</strong>" in html
+
+
+def test_a_report_without_truth_or_weeks_says_so_and_the_next_has_them(spine: Spine) -> None:
+    """Of two days at once one finds no weeks, for the other was computed meanwhile; here the day's are published anew."""
+    assert _write_again(spine).success
+    assert "Were the flags right?" not in _report(spine).read_text()
+    weeks = {"anonymized/student_week", "features/student_week"}
+    with warehouse.open_warehouse(spine.settings, purpose="test", write=True) as con:
+        for path in weeks:
+            con.execute(f"delete from {find_table(path).sql_name}")
+    assert _write_again(spine).success
+    assert "Activity per week is not available for this day" in _report(spine).read_text()
+    selection = dg.AssetSelection.groups("features") | dg.AssetSelection.assets(
+        ["anonymized", "student_week"], ["risk", "report"]
+    )
+    succeed(spine.run_part(selection, DAY))
+    assert "Activity per week is not available for this day" not in _report(spine).read_text()
+
+
+def test_a_report_that_cannot_be_made_is_a_red_run_with_a_sentence(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def _fail(day: object) -> str:
+        raise KeyError(NAMED)
+
+    before, hashes = _report(spine).read_bytes(), spine.hashes(DAY)
+    monkeypatch.setattr(page, "render_page", _fail)
+    result = _write_again(spine)
+    [sentence] = said(result)
+    assert sentence.startswith(f"The report of {DAY} could not be made (KeyError); the risk rows are published.")
+    assert _report(spine).read_bytes() == before and spine.hashes(DAY) == hashes
+    assert not [f for f in _report(spine).parent.iterdir() if f.suffix != ".html"]
+    assert not [e for e in result.all_events if NAMED in str(e)]
+
+
+@pytest.mark.parametrize("text", [None, f"id_student\n{NAMED}\n"])
+def test_a_truth_that_is_none_is_named_without_its_lines(spine: Spine, tmp_path: Path, text: str | None) -> None:
+    truth = tmp_path / "truth.csv"
+    if text:
+        truth.write_text(text)
+    result = _write_again(spine, truth)
+    [sentence] = said(result)
+    assert sentence.startswith("truth.csv of truth_path is no truth of a twin") and NAMED not in sentence
 
 
 # -- tables and export ---------------------------------------------------------------------------------

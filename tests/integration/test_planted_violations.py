@@ -274,6 +274,21 @@ def test_features_that_break_a_suite_pass_no_wall(spine: Spine, published: dict[
         _expect_stop(spine, published, red, "expectations")
 
 
+def test_an_enrollment_that_is_not_published_has_no_weeks_past_the_wall(
+    spine: Spine, published: dict[str, str]
+) -> None:
+    """As of a course that the wall withholds: its students are in features/student_week, and in nothing after it."""
+    week = dg.AssetSelection.assets(["anonymized", "student_week"])
+    count = "select count(distinct course_id), count(*) from {}.student_week"
+    withhold = f"delete from anonymized.student_term where as_of_on = date '{DAY}' and course_id = (select min(course_id) from features.student_week)"
+    with _warehouse_with(spine, withhold):
+        assert spine.run_part(week, DAY).success
+        with duckdb.connect(str(spine.settings.warehouse_path), read_only=True) as con:
+            (before,), (after,) = (con.execute(count.format(s)).fetchall() for s in ("features", "anonymized"))
+    assert after[0] == before[0] - 1 and 0 < after[1] < before[1]
+    assert spine.hashes(DAY) == published
+
+
 def test_silhouette_below_the_minimum_warns_and_blocks_nothing(
     spine: Spine, published: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,9 +39,11 @@ STAGES = {
     "features__student_term_expectations": "features",
     "anonymize_student_term": "privacy",
     "release_student_outcome": "privacy",
+    "release_student_week": "privacy",
     "fit_model": "clustering",
     "assign_clusters": "clustering",
     "score_risk": "risk",
+    "write_report": "risk",
 }
 BETWEEN = "start and between"
 SAMPLE_SECONDS = 0.25

@@ -21,6 +21,11 @@ FAULTS = {
         "from iom_platform.flow import checks",
     ),
     "Maths touches no IO": ("privacy/kanonymity.py", "import duckdb"),
+    "Maths touches no IO (the report)": ("report/page.py", "import psycopg2"),
+    "Rooms: doors > hands > maths > words (the report reads no table)": (
+        "report/page.py",
+        "from iom_platform.storage import record",
+    ),
     "MLflow has one door": ("flow/clustering.py", "import mlflow"),
     "Great Expectations has one door": ("flow/checks.py", "import great_expectations"),
     "No cycles": ("clustering/quality.py", "from iom_platform.clustering import profiles"),
