@@ -166,7 +166,7 @@ class ClusteringEngine:
         if len(snapshot) < ROWS_PER_CLUSTER * self.n_clusters:
             raise ValueError(
                 f"{len(snapshot)} observed enrollments with enough data are too few to fit {self.n_clusters} clusters; "
-                "choose a later as_of_on or lower n_clusters"
+                "choose another as_of_on or lower n_clusters"
             )
         knobs: dict[str, Any] = {"max_iterations": self.max_iterations, "seed": self.seed}
         trained = train(snapshot, algorithm=self.algorithm, n_clusters=self.n_clusters, **knobs)

@@ -20,6 +20,7 @@ import pytest
 from iom_platform.cli.readiness import _Suites
 from iom_platform.extract import SOURCES
 from iom_platform.extract.landing import Landing
+from iom_platform.extract.oulad import SHAPES
 from iom_platform.extract.survey import survey_delivery
 from iom_platform.extract.synthetic import write_twin
 from iom_platform.flow.checks import SUITE_CHECK
@@ -210,24 +211,24 @@ def test_a_day_of_delivery_to_come_is_refused_as_a_run_refuses_it(extract: Path,
 # -- what a run would say ------------------------------------------------------------------------------
 
 
-def _renew(file: str, **values: str) -> Callable[[Path], object]:
-    return lambda folder: set_columns(folder / file, lambda number, record: values)
-
-
-def _renew_one(file: str, **values: str) -> Callable[[Path], object]:
-    return lambda folder: set_columns(folder / file, lambda number, record: values if number == 1 else {})
+def _break_every_suite(folder: Path) -> None:
+    """In each file a column that is right row by row and wrong as a whole."""
+    columns = {
+        "courses.csv": {"module_presentation_length": "7"},
+        "assessments.csv": {"date": "?"},
+        "vle.csv": {"week_from": "20", "week_to": "2"},
+        "studentInfo.csv": {"studied_credits": "0"},
+        "studentRegistration.csv": {"date_registration": ""},
+        "studentAssessment.csv": {"score": "?"},
+    }
+    for file, values in columns.items():
+        set_columns(folder / file, lambda number, record, values=values: values)  # type: ignore[misc]
+    set_columns(folder / "studentVle.csv", lambda number, record: {"sum_click": "1000000"} if number == 1 else {})
 
 
 _DAMAGES: dict[str, tuple[Callable[[Path], object], set[str]]] = {
-    "none": (lambda folder: None, set()),
-    "courses of a week": (_renew("courses.csv", module_presentation_length="7"), {"courses.csv"}),
-    "no cut-off day": (_renew("assessments.csv", date="?"), {"assessments.csv"}),
-    "planned weeks mixed up": (_renew("vle.csv", week_from="20", week_to="2"), {"vle.csv"}),
-    "credits of zero": (_renew("studentInfo.csv", studied_credits="0"), {"studentInfo.csv"}),
-    "no registration day": (_renew("studentRegistration.csv", date_registration=""), {"studentRegistration.csv"}),
-    "no score": (_renew("studentAssessment.csv", score="?"), {"studentAssessment.csv"}),
-    "a robot": (_renew_one("studentVle.csv", sum_click="1000000"), {"studentVle.csv"}),
-    "no clicks file": (lambda folder: (folder / "studentVle.csv").unlink(), set()),
+    "none, with gaps": (lambda folder: (folder / "vle.csv").unlink(), set()),
+    "every suite": (_break_every_suite, {shape.name for shape in SHAPES}),
 }
 
 
