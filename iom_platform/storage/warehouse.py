@@ -241,10 +241,18 @@ def prepare_warehouse(con: "duckdb.DuckDBPyConnection") -> None:
             continue
         columns = ", ".join(f"{c.name} {_TYPES[c.dtype]}{'' if c.nullable else ' NOT NULL'}" for c in table.columns)
         con.execute(f"CREATE TABLE IF NOT EXISTS {table.sql_name} ({columns})")
-        if _present_columns(con, table) != table.column_names:
-            raise WarehouseError(
-                f"{table.path} in the warehouse has other columns than tables.py; remove the warehouse file and run again"
-            )
+        _refuse_other_columns(con, table)
+
+
+def _refuse_other_columns(con: "duckdb.DuckDBPyConnection", table: Table) -> None:
+    """Raise WarehouseError for a table that an earlier version made; one that is absent is no matter here."""
+    present = _present_columns(con, table)
+    other = sorted(set(present) ^ set(table.column_names))
+    if present and other:
+        raise WarehouseError(
+            f"{table.path} in the warehouse has other columns than tables.py ({', '.join(other)}), for an earlier version made it; "
+            "move warehouse.duckdb out of the home and land every delivery again"
+        )
 
 
 def _present_columns(con: "duckdb.DuckDBPyConnection", table: Table) -> tuple[str, ...]:
@@ -324,6 +332,7 @@ def read_rows(
     unknown = sorted(set(columns or ()) - set(table.column_names))
     if unknown:
         raise WarehouseError(f"{table.path} has no column {unknown[0]!r}; tables.py lists its columns")
+    _refuse_other_columns(con, table)
     chosen = ", ".join(
         f"{c.name}::{_TYPES[c.dtype]} AS {c.name}" for c in table.columns if columns is None or c.name in columns
     )
