@@ -1,6 +1,6 @@
 # `make demo` and `make test` work on a machine that has Python 3.11 to 3.13, make and git.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench up lock clean
+.PHONY: help demo test check bench up pictures lock clean
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	"$$p" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
 BIN := .venv/bin
@@ -24,8 +24,8 @@ test: $(READY) ## Set up and run the tests
 	$(BIN)/pytest -n 3 --dist loadfile
 
 check: $(READY) ## Lint, types, import law, docs and graph tests
-	$(BIN)/ruff check iom_platform tests
-	$(BIN)/ruff format --check iom_platform tests
+	$(BIN)/ruff check iom_platform tests docs
+	$(BIN)/ruff format --check iom_platform tests docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/unit/test_dbt_docs.py tests/unit/test_graph.py tests/unit/test_words.py
@@ -35,6 +35,9 @@ bench: $(READY) ## Seconds, memory and the ratio against plain pandas at OULAD s
 
 up: $(READY) ## Start Dagster and MLflow on loopback
 	$(BIN)/iom up
+
+pictures: $(READY) ## Take the README's pictures from the demo, with a Chromium that is here
+	$(BIN)/python docs/pictures/take.py
 
 lock: $(READY) ## Resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --extra dev pyproject.toml -o requirements.lock

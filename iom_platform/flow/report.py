@@ -17,10 +17,12 @@ from iom_platform.flow.resources import (
     ADVISORS,
     AS_OF,
     GROUP_OF_STAGE,
+    NIGHTLY_FRESH,
     ONE_DAY,
     RETRY,
     Platform,
     asset_key,
+    asset_tags,
     refusal,
     warehouse,
 )
@@ -140,6 +142,8 @@ _SPEC = dg.AssetSpec(
     group_name=GROUP_OF_STAGE["risk"],
     owners=[ADVISORS],
     kinds={"python", "html"},
+    tags=asset_tags("file", is_about_persons=True),
+    freshness_policy=NIGHTLY_FRESH,
     partitions_def=AS_OF,
 )
 
