@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_configure(config: pytest.Config) -> None:
     """Modules that read the settings when they are imported must not find the checkout's own .iom."""
+    # a shell starts what it puts in the background with Ctrl-C ignored, and every child would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in list(os.environ):
         if (name.startswith("IOM_") and name != "IOM_TEST_DATA") or name.startswith("PG"):
             del os.environ[name]

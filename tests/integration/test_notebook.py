@@ -26,7 +26,8 @@ THROUGH = date(2025, 3, 1)
 EARLIER = THROUGH - timedelta(days=9)
 KEY = bytes(range(32))
 ENROLLMENT = ["student_pseudonym", "course_id"]
-PERSONAL = {*QUASI_IDENTIFIERS, "disability"} - {"course_id"}
+REGISTRAR = {"num_of_prev_attempts", "studied_credits", "registration_lead_days"}
+PERSONAL = {*QUASI_IDENTIFIERS, *REGISTRAR, "disability"} - {"course_id"}
 
 Frames = dict[str, pd.DataFrame]
 

@@ -50,8 +50,7 @@ DAY = date(2013, 12, 16)
 EARLIER = date(2013, 5, 15)
 # a second command: opens (or only locks) the warehouse, says so, and keeps it until its input ends
 COMMAND = """
-import logging, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run that a shell put in the background ignores it
+import logging, sys
 from pathlib import Path
 from iom_platform.settings import Settings, Warehouse
 from iom_platform.storage.warehouse import open_warehouse, warehouse_lock
