@@ -4,6 +4,8 @@ What a test expects belongs to the test.
 """
 
 import csv
+import json
+import logging
 import os
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 
 from iom_platform.cli.environment import start_platform
 from iom_platform.settings import Settings, load_settings
@@ -22,6 +25,7 @@ from iom_platform.storage.postgres_server import stop_server
 from iom_platform.tables import TABLES
 
 IOM = Path(sys.executable).with_name("iom")
+Frames = dict[str, pd.DataFrame]
 
 
 class Spine:
@@ -124,6 +128,13 @@ def said(result: dg.ExecuteInProcessResult) -> list[str]:
     return [str(f.user_failure_data.description if f.user_failure_data else f.error_display_string) for f in failures]
 
 
+def warnings(result: dg.ExecuteInProcessResult) -> list[str]:
+    """What the steps of a run of the home at hand warned of."""
+    with dg.DagsterInstance.get() as instance:
+        entries = instance.all_logs(result.run_id)
+    return [e.user_message for e in entries if e.level == logging.WARNING and not e.is_dagster_event]
+
+
 def succeed(result: dg.ExecuteInProcessResult) -> None:
     """Every step of the run was green, else the test fails with what the red ones said."""
     assert result.success, said(result)
@@ -139,6 +150,19 @@ def set_columns(file: Path, change: Callable[[int, dict[str, str]], dict[str, st
         writer = csv.DictWriter(stream, names)
         writer.writeheader()
         writer.writerows(records)
+
+
+def read_extract(folder: Path) -> Frames:
+    """The delivered files as text, by their names without `.csv`."""
+    return {p.stem: pd.read_csv(p, dtype=str, keep_default_na=False) for p in sorted(folder.glob("*.csv"))}
+
+
+def write_extract(frames: Frames, folder: Path, delivered_on: date, scope: str = "full") -> Path:
+    folder.mkdir()
+    for name, frame in frames.items():
+        frame.to_csv(folder / f"{name}.csv", index=False, quoting=1)
+    (folder / "delivery.json").write_text(json.dumps({"delivered_on": delivered_on.isoformat(), "scope": scope}))
+    return folder
 
 
 @contextmanager

@@ -1,10 +1,8 @@
-"""What the files of a delivery may refer to: its courses, assessments, students and enrollments, as numbers.
+"""What the rows of a delivery refer to: courses, assessments, students and enrollments, as numbers.
 
 Rules and records do not belong here (`landing.py` has them). Rows are looked up by number, many at once, so that
 text is compared once per distinct value.
 """
-
-from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -45,102 +43,79 @@ class Keys:
 
 
 class Catalog:
-    """Numbers for the courses, assessments and students of one delivery; -1 is unknown."""
+    """Numbers for the courses, assessments and students that one delivery names; -1 is unknown."""
 
     def __init__(self, source: str, key: bytes) -> None:
         self._source, self._key = source, key
-        self._courses: dict[tuple[str, str], int] = {}
-        self._starts: list[int] = []
-        self._is_exact: list[bool] = []
         self._course_numbers: dict[tuple[str, str], int] = {}
-        self._assessments: dict[int, int] = {}
+        self._starts: dict[tuple[str, str], tuple[int, bool]] = {}
+        self._assessment_numbers: dict[int, int] = {}
+        self._assessment_courses: dict[int, int] = {}
         self._students: dict[str, int] = {}
-        self._ids: list[str | None] = []
+        self._ids: list[str] = []
         self._pseudonyms: list[str] = []
-        self._by_pseudonym: dict[str, int] = {}
         self._introduced = np.zeros(0, dtype=bool)
         self._enrollments = Keys()
         self._pseudonym_array: pa.Array | None = None
-        self._assessment_arrays: tuple[np.ndarray, np.ndarray] | None = None
 
     # -- courses ---------------------------------------------------------------------------------
 
     def add_course(self, course: tuple[str, str], start: int, *, is_exact: bool) -> None:
-        """A known course; `start` is the ordinal of its first day. A later word replaces an earlier one."""
-        number = self._courses.setdefault(course, len(self._courses))
-        if number == len(self._starts):
-            self._starts.append(start)
-            self._is_exact.append(is_exact)
-        self._starts[number], self._is_exact[number] = start, is_exact
+        """A course that is delivered; `start` is the ordinal of its first day."""
+        self._course_numbers.setdefault(course, len(self._course_numbers))
+        self._starts[course] = start, is_exact
 
     def find_courses(self, modules: Values, presentations: Values) -> np.ndarray:
+        """(n,) number of each row's course, -1 where it is not delivered."""
         module_at = {value: i for i, value in enumerate(modules.values) if value is not None}
         presentation_at = {value: i for i, value in enumerate(presentations.values) if value is not None}
         width = max(1, len(presentations.values))
         pairs = sorted(
-            (module_at[m] * width + presentation_at[p], number)
-            for (m, p), number in self._courses.items() if m in module_at and p in presentation_at
+            (module_at[m] * width + presentation_at[p], self._course_numbers[m, p])
+            for m, p in self._starts if m in module_at and p in presentation_at
         )  # fmt: skip
         return _look_up(pairs, modules.codes.astype(np.int64) * width + presentations.codes)
 
     def number_courses(self, modules: Values, presentations: Values) -> np.ndarray:
-        """(n,) a number per distinct pair of codes, known or not."""
-        pairs = zip(modules.codes.tolist(), presentations.codes.tolist(), strict=True)
-        return np.array([
-            self._course_numbers.setdefault((modules.texts[m], presentations.texts[p]), len(self._course_numbers))
-            for m, p in pairs
-        ], dtype=np.int64)  # fmt: skip
+        """(n,) a number per distinct pair of codes, delivered or not."""
+        width = max(1, len(presentations.values))
+        keys = modules.codes.astype(np.int64) * width + presentations.codes
+        distinct, inverse = np.unique(keys, return_inverse=True)
+        courses = [(modules.values[key // width], presentations.values[key % width]) for key in distinct.tolist()]
+        numbers = [self._course_numbers.setdefault(course, len(self._course_numbers)) for course in courses]
+        return np.array(numbers, dtype=np.int64)[inverse]
 
     def starts(self, courses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(n,) ordinal of each course's first day, and whether it was delivered and not derived; unknown: 0, False."""
-        return np.array([*self._starts, 0])[courses], np.array([*self._is_exact, False])[courses]
+        known = [*(self._starts.get(course, (0, False)) for course in self._course_numbers), (0, False)]
+        return np.array([start for start, _ in known])[courses], np.array([exact for _, exact in known])[courses]
 
     # -- assessments -----------------------------------------------------------------------------
 
-    def add_assessments(self, assessments: Mapping[int, tuple[str, str]]) -> None:
-        for assessment, course in assessments.items():
-            if course in self._courses:
-                self._assessments[assessment] = self._courses[course]
-        self._assessment_arrays = None
-
     def note_assessments(self, assessments: np.ndarray, courses: np.ndarray) -> None:
-        self._assessments.update(zip(assessments.tolist(), courses.tolist(), strict=True))
-        self._assessment_arrays = None
+        self._assessment_courses.update(zip(assessments.tolist(), courses.tolist(), strict=True))
 
-    def find_assessments(self, assessments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) number of each assessment, and of its course."""
-        if self._assessment_arrays is None:
-            known = sorted(self._assessments.items())
-            self._assessment_arrays = (np.array([k for k, _ in known], dtype=np.int64),
-                                       np.array([*(c for _, c in known), -1], dtype=np.int64))  # fmt: skip
-        keys, courses = self._assessment_arrays
-        if not len(keys):
-            nothing = np.full(len(assessments), -1, dtype=np.int64)
-            return nothing, nothing
-        places = np.minimum(np.searchsorted(keys, assessments), len(keys) - 1)
-        places = np.where(keys[places] == assessments, places, -1)
-        return places, courses[places]
+    def find_assessments(self, assessments: Values) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) a number per distinct assessment, delivered or not, and its course's, -1 where it is not delivered."""
+        known = self._assessment_numbers
+        numbers = [known.setdefault(one, len(known)) for one in assessments.values]
+        courses = [self._assessment_courses.get(one, -1) for one in assessments.values]
+        return (np.array(numbers, dtype=np.int64)[assessments.codes],
+                np.array(courses, dtype=np.int64)[assessments.codes])  # fmt: skip
 
     # -- students --------------------------------------------------------------------------------
 
     def find_students(self, students: Values) -> np.ndarray:
         """(n,) number of each row's student, new ones included; -1 where the id is missing or bad."""
         new = [one for one in students.values if one is not None and one not in self._students]
-        for student_id, pseudonym in zip(new, pseudonymize(self._key, self._source, new), strict=True):
-            number = self._number(pseudonym)
-            self._students[student_id] = number
-            self._ids[number] = student_id
+        self._students.update(zip(new, range(len(self._students), len(self._students) + len(new)), strict=True))
+        if new:
+            self._ids += new
+            self._pseudonyms += pseudonymize(self._key, self._source, new)
+            self._pseudonym_array = None
         numbers = [-1 if one is None else self._students[one] for one in students.values]
         found: np.ndarray = np.array(numbers, dtype=np.int64)[students.codes]
         return found
-
-    def _number(self, pseudonym: str) -> int:
-        number = self._by_pseudonym.setdefault(pseudonym, len(self._pseudonyms))
-        if number == len(self._pseudonyms):
-            self._pseudonyms.append(pseudonym)
-            self._ids.append(None)
-            self._pseudonym_array = None
-        return number
 
     def pseudonyms(self, students: np.ndarray) -> pa.Array:
         if self._pseudonym_array is None:
@@ -168,12 +143,6 @@ class Catalog:
     def pair(left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """(n,) one number for two; -1 where either is unknown."""
         return np.where((left < 0) | (right < 0), -1, (left << 32) | right)
-
-    def add_enrollments(self, enrollments: Iterable[tuple[str, str, str]]) -> None:
-        rows = [(self._courses.get((m, p), -1), self._number(pseudonym)) for m, p, pseudonym in enrollments]
-        numbers = np.array(rows, dtype=np.int64).reshape(-1, 2)
-        known = numbers[numbers[:, 0] >= 0]
-        self.note_enrollments(known[:, 0], known[:, 1])
 
     def note_enrollments(self, courses: np.ndarray, students: np.ndarray) -> None:
         self._enrollments.add(self.pair(courses, students), np.zeros(len(courses), dtype=np.uint64))

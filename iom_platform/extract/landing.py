@@ -4,8 +4,8 @@ Writing them into a database does not belong here. Import this module where it i
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
@@ -16,7 +16,7 @@ from iom_platform.extract.delivery import open_stream, read_chunk
 from iom_platform.extract.header import HEAD_BYTES, Header, parse_header
 from iom_platform.extract.lines import BLOCK_BYTES, Block, parse_block, read_blocks
 from iom_platform.extract.oulad import presentation_start
-from iom_platform.extract.source import DeliveredFile, Delivery, DeliveryRefused
+from iom_platform.extract.source import DeliveredFile, Delivery, DeliveryRefused, Entity
 from iom_platform.extract.values import ARROW_TYPES, Problem, Values, decode, mask
 from iom_platform.tables import QUARANTINE, Table
 
@@ -38,19 +38,6 @@ _EPOCH = date(1970, 1, 1).toordinal()
 
 class CountMismatch(RuntimeError):
     """A file's landed records are not its loaded and quarantined ones; nothing of the delivery may be kept."""
-
-
-@dataclass(frozen=True)
-class KnownKeys:
-    """What earlier deliveries have loaded, for an increment to refer to.
-
-    `courses`: (code_module, code_presentation) -> presentation_starts_on; `assessments`: id -> those two codes;
-    `enrollments`: (code_module, code_presentation, student_pseudonym).
-    """
-
-    courses: Mapping[tuple[str, str], date | None] = field(default_factory=dict)
-    assessments: Mapping[int, tuple[str, str]] = field(default_factory=dict)
-    enrollments: Iterable[tuple[str, str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -83,23 +70,16 @@ def arrow_schema(table: Table) -> pa.Schema:
 class Landing:
     """Reads the files of one delivery, in their order, and remembers what later files may refer to.
 
-    `known` serves increments alone: a full delivery stands by itself. After a file was read to its end,
-    `tallies` has its counts.
+    It looks at no other delivery, so what is loaded does not depend on the order in which they land. After a file was
+    read to its end, `tallies` has its counts.
     """
 
-    def __init__(
-        self, delivery: Delivery, key: bytes, known: KnownKeys | None = None, *, block_bytes: int = BLOCK_BYTES
-    ) -> None:
+    def __init__(self, delivery: Delivery, key: bytes, *, block_bytes: int = BLOCK_BYTES) -> None:
         self.delivery = delivery
         self.tallies: dict[str, Tally] = {}
         self._block_bytes = block_bytes
         self._catalog = Catalog(delivery.source, key)
         self._seen = Keys()
-        if known is not None and delivery.scope == "increment":
-            for course, starts_on in known.courses.items():
-                self._add_course(course, starts_on)
-            self._catalog.add_assessments(known.assessments)
-            self._catalog.add_enrollments(known.enrollments)
 
     def read(self, file: DeliveredFile) -> Iterator[Batch]:
         """The file's batches; raises DeliveryRefused where it changed meanwhile, CountMismatch where a row got lost."""
@@ -176,27 +156,35 @@ class Landing:
         )
 
     def _resolve(self, file: DeliveredFile, columns: dict[str, Values], judgment: "_Judgment") -> dict[str, np.ndarray]:
-        """(n,) numbers of the course, student and assessment of each row; rejects rows that refer to none."""
+        """(n,) numbers of the course, student and assessment of each row; a full delivery's rows must refer to its own."""
         places: dict[str, np.ndarray] = {}
+        is_full, refers = self.delivery.scope == "full", file.shape.refers
         if "student_pseudonym" in columns:
             places["student"] = self._catalog.find_students(columns["student_pseudonym"])
         if file.shape.provides == "course":
             judgment.reject(self._find_startless(columns), ("code_presentation",), NO_START)
-        elif "code_module" in columns:
-            places["course"] = self._catalog.find_courses(columns["code_module"], columns["code_presentation"])
+        if refers in ("course", "enrollment"):
+            find = self._catalog.find_courses if is_full else self._catalog.number_courses
+            places["course"] = find(columns["code_module"], columns["code_presentation"])
+        elif refers == "assessment":
+            places["assessment"], places["course"] = self._catalog.find_assessments(columns["id_assessment"])
+        if is_full and refers is not None:
+            self._reject_unknown(refers, judgment, places)
+        return places
+
+    def _reject_unknown(self, refers: Entity, judgment: "_Judgment", places: dict[str, np.ndarray]) -> None:
+        if refers == "assessment":
+            judgment.reject(places["course"] < 0, ("id_assessment",), UNKNOWN_ASSESSMENT)
+        else:
             judgment.reject(places["course"] < 0, ("code_module", "code_presentation"), UNKNOWN_COURSE)
-        if file.shape.refers == "assessment":
-            places["assessment"], places["course"] = self._catalog.find_assessments(columns["id_assessment"].numbers())
-            judgment.reject(places["assessment"] < 0, ("id_assessment",), UNKNOWN_ASSESSMENT)
-        if file.shape.refers in ("assessment", "enrollment"):
+        if refers != "course":
             is_known = self._catalog.has_enrollments(places["course"], places["student"])
             judgment.reject(~is_known, ("student_pseudonym",), UNKNOWN_STUDENT)
-        return places
 
     def _reject_wrong_days(
         self, file: DeliveredFile, columns: dict[str, Values], judgment: "_Judgment", course: np.ndarray | None
     ) -> None:
-        """A day in the future is judged only where the start was delivered: a derived start may be weeks off."""
+        """Judged by the start that this delivery itself tells; the future not by a derived one, which may be weeks off."""
         if file.shape.event_day is None or course is None or not len(course):
             return
         starts, is_exact = self._catalog.starts(course)
@@ -209,7 +197,7 @@ class Landing:
             is_timed = times.is_valid().to_numpy(zero_copy_only=False)
             at = times.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
             is_off = np.abs(at // _DAY_MICROSECONDS + _EPOCH - days) > 1
-            judgment.reject(is_timed & is_off, (file.shape.event_day,), WRONG_DAY)
+            judgment.reject(is_timed & is_off & (starts > 0), (file.shape.event_day,), WRONG_DAY)
 
     def _reject_repeated(
         self, file: DeliveredFile, columns: dict[str, Values], judgment: "_Judgment", places: dict[str, np.ndarray]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from iom_platform.extract.landing import KnownKeys, Landing
+from iom_platform.extract.landing import Landing
 from iom_platform.extract.source import Delivery
 from iom_platform.tables import DELIVERIES, FILES, QUARANTINE, Table
 
@@ -25,14 +25,13 @@ def load_delivery(
     append: Append,
     *,
     landed_at: datetime,
-    known: KnownKeys | None = None,
     is_accepted: bool = False,
 ) -> list[tuple[str, str]]:
     """All rows, quarantine and books of a delivery through `append(table, rows)`; one transaction must hold the calls.
 
     Returns (student_id, student_pseudonym) of each student with a loaded row. Raises as `Landing.read` does.
     """
-    landing = Landing(delivery, key, known)
+    landing = Landing(delivery, key)
     identities: list[tuple[str, str]] = []
     files: list[dict[str, Any]] = []
     for file in delivery.files:

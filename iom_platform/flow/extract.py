@@ -31,7 +31,6 @@ from iom_platform.tables import DELIVERIES, DELIVERY_SCOPE, FILES, OULAD_STUDENT
 if TYPE_CHECKING:
     import pandas as pd
 
-    from iom_platform.extract.landing import KnownKeys
     from iom_platform.extract.source import Delivery
 
 ROWS_CHECK = "rows_add_up"
@@ -58,37 +57,18 @@ class DeliveryConfig(dg.Config):
     path: str = Field(_PATH, description="Folder or zip of the extract, on the machine that runs the code location.")
 
 
-def _in_effect_before(con: Any, increment: "Delivery") -> list[str]:
-    """The accepted deliveries that an increment adds to, oldest first: the newest full one before it, and what followed."""
-    earlier = con.execute(
-        "select delivery_id, scope from raw.deliveries where source = ? and is_accepted "
-        "and (delivered_on < ? or (delivered_on = ? and sha256 < ?)) order by delivered_on, sha256",
-        [increment.source, increment.delivered_on, increment.delivered_on, increment.sha256],
-    ).fetchall()
-    bases = [place for place, (_, scope) in enumerate(earlier) if scope == "full"]
-    if not bases:
-        raise _refused(
-            f"the increment of {increment.delivered_on} has no accepted full delivery of source {increment.source} "
-            "before it; land a full one of an earlier day first."
-        )
-    return [delivery_id for delivery_id, _ in earlier[bases[-1] :]]
-
-
-def _known_keys(con: Any, increment: "Delivery") -> "KnownKeys":
-    """What an increment may refer to; where deliveries differ, the newest wins."""
-    from iom_platform.extract.landing import KnownKeys
-
-    in_effect = _in_effect_before(con, increment)
-
-    def rows(columns: str, table: str) -> list[tuple[Any, ...]]:
-        query = f"select {columns} from raw.{table} where delivery_id = ?"
-        return [row for delivery_id in in_effect for row in con.execute(query, [delivery_id]).fetchall()]
-
-    course = "code_module, code_presentation"
-    return KnownKeys(
-        courses={(m, p): start for m, p, start in rows(f"{course}, presentation_starts_on", "oulad_courses")},
-        assessments={number: (m, p) for number, m, p in rows(f"id_assessment, {course}", "oulad_assessments")},
-        enrollments=dict.fromkeys(rows(f"{course}, student_pseudonym", "oulad_student_info")),
+def _find_no_base(con: Any, delivery: "Delivery") -> str | None:
+    """What to say of an increment that adds to nothing yet, else None."""
+    bases = con.execute(
+        "select count(*) from raw.deliveries where source = ? and scope = 'full' and is_accepted "
+        "and (delivered_on, sha256) < (?, ?)",
+        [delivery.source, delivery.delivered_on, delivery.sha256],
+    ).fetchone()[0]
+    if delivery.scope == "full" or bases:
+        return None
+    return (
+        f"the increment of {delivery.delivered_on} has no accepted full delivery of source {delivery.source} before it; "
+        "it takes effect once a full delivery of an earlier day has landed"
     )
 
 
@@ -131,11 +111,8 @@ def _load(settings: Settings, con: Any, delivery: "Delivery") -> None:
     from iom_platform.storage.record import save_identities
     from iom_platform.storage.warehouse import append_rows, transaction
 
-    known = _known_keys(con, delivery) if delivery.scope == "increment" else None
     with transaction(con):
-        identities = load_delivery(
-            delivery, load_key(settings), partial(append_rows, con), landed_at=utc_now(), known=known
-        )
+        identities = load_delivery(delivery, load_key(settings), partial(append_rows, con), landed_at=utc_now())
         _refuse_foreign_courses(con, delivery)
         # before the commit: a row without its identity could never be traced back; an identity without rows harms nothing
         save_identities(settings, delivery.source, identities)
@@ -268,6 +245,7 @@ def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platfo
         results = list(_judge(con, delivery.delivery_id))
         red = sorted({r.asset_key.to_user_string() for r in results if not r.passed and r.asset_key})
         con.execute("update raw.deliveries set is_accepted = ? where delivery_id = ?", [not red, delivery.delivery_id])
+        no_base = _find_no_base(con, delivery)
         counts = {
             name: dict(zip(("landed", "dagster/partition_row_count", "quarantined"), map(int, rows), strict=True))
             for name, *rows in con.execute(
@@ -282,6 +260,8 @@ def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platfo
             f"delivery {delivery.delivery_id} is not accepted, for checks of {', '.join(red)} are red; "
             "no new day will use it."
         )
+    if no_base:
+        context.log.warning(no_base)
     quarantined = sum(c["quarantined"] for c in counts.values())
     if quarantined:
         context.log.warning(

@@ -122,6 +122,18 @@ def _pin_deliveries(context: dg.AssetExecutionContext, settings: Any, as_of_on: 
             raise refusal(
                 "No accepted delivery has landed; land one with `iom run --source NAME --path PATH`, or look at the red checks of raw/*."
             )
+        based = set(accepted["source"][accepted["scope"] == "full"])
+        waiting = ", ".join(sorted(set(accepted["source"]) - based))
+        if not based:
+            raise refusal(
+                f"Increments alone have landed of {waiting}, and they add to nothing yet; land a full delivery of an earlier day "
+                "with `iom run --source NAME --path PATH`."
+            )
+        if waiting:
+            context.log.warning(
+                f"{as_of_on} is computed without {waiting}: increments alone have landed of it, "
+                "and they take effect once a full delivery of an earlier day has landed."
+            )
         scope = accepted[["delivery_id"]].assign(as_of_on=as_of_on)[list(DELIVERY_SCOPE.column_names)]
         replace_partition(con, DELIVERY_SCOPE, as_of_on, scope)
 

@@ -6,8 +6,19 @@ What the UI shows does not come from here.
 import logging
 import os
 import time
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import dagster as dg
+
+
+def _numbers(metadata: Mapping[str, Any]) -> Iterator[str]:
+    """What a check measured or counted, as `silhouette 0.21` or `failed row count 3`; not how long it took."""
+    for key, one in metadata.items():
+        if key == "dagster_dbt/failed_row_count":
+            yield f"failed row count {one.value}"
+        elif isinstance(one.value, float) and key != "Execution Duration":
+            yield f"{key} {one.value:.2f}"
 
 
 class _StepLines(logging.Handler):
@@ -38,7 +49,7 @@ class _StepLines(logging.Handler):
             self._say(f"{event.step_key}: done in {seconds:.1f} s")
         elif event.event_type_value == "ASSET_CHECK_EVALUATION" and not event.event_specific_data.passed:
             check = event.event_specific_data
-            numbers = ", ".join(f"{k} {v.value:.2f}" for k, v in check.metadata.items() if isinstance(v.value, float))
+            numbers = ", ".join(_numbers(check.metadata))
             name = f"{check.asset_key.to_user_string()}: {check.check_name}"
             self._say(f"check {name} {check.severity.value.lower()}{f' ({numbers})' if numbers else ''}")
 

@@ -19,6 +19,7 @@ RAW = tuple(t for t in tables.TABLES if t.stage == "raw")
 ROLES = ["oucontent", "subpage", "forumng", "homepage", "quiz", "externalquiz", "resource", "url", "hologram"]
 TYPES = {"text": "varchar", "int": "integer", "bigint": "bigint", "float": "double precision", "bool": "boolean",
          "date": "date", "timestamp": "timestamp"}  # fmt: skip
+UNKNOWN_MODULE, NOBODY, UNKNOWN_ASSESSMENT = "ZZZ", "nobody", 99_000
 Frames = dict[str, pd.DataFrame]
 
 
@@ -129,11 +130,47 @@ def _corrected(rng: np.random.Generator, frames: Frames) -> Frames:
     clicks = picked["oulad_student_vle"]
     clicks["sum_click"] = clicks.sum_click + 100
     picked["oulad_student_vle"] = pd.concat([clicks, clicks.iloc[::2]])
-    return picked
+    return _add_strays(picked, frames)
+
+
+def _add_strays(picked: Frames, frames: Frames) -> Frames:
+    """Rows that refer to nothing: what is known moved to a presentation that is not, and a nobody who does everything.
+
+    Each would tell if it counted: as an assessment or a site less, an enrollment more, an observed presentation.
+    """
+    moved, nobody = {"code_module": UNKNOWN_MODULE}, {"student_pseudonym": NOBODY}
+    spare = {
+        name: frames[name][~frames[name][key].isin(picked[name][key])].head(1)
+        for name, key in (("oulad_assessments", "id_assessment"), ("oulad_vle", "id_site"))
+    }
+    strays = {
+        "oulad_assessments": [spare["oulad_assessments"].assign(**moved)],
+        "oulad_vle": [spare["oulad_vle"].assign(**moved)],
+        "oulad_student_info": [frames["oulad_student_info"].head(1).assign(**moved)],
+        "oulad_student_registration": [
+            frames["oulad_student_registration"]
+            .head(1)
+            .assign(date_registration=-5, date_unregistration=np.nan, **nobody)
+        ],
+        "oulad_student_assessment": [
+            frames["oulad_student_assessment"].head(1).assign(**nobody),
+            frames["oulad_student_assessment"].head(1).assign(id_assessment=UNKNOWN_ASSESSMENT),
+        ],
+        "oulad_student_vle": [
+            frames["oulad_student_vle"].head(1).assign(code_module="EEE", code_presentation="2013J", date=3, **nobody)
+        ],
+    }
+    return {name: pd.concat([frame, *strays.get(name, [])]) for name, frame in picked.items()}
+
+
+def is_stray(frame: pd.DataFrame) -> pd.Series:
+    """(n,) whether a raw row is one of `_add_strays`."""
+    found: pd.Series = frame.isin([UNKNOWN_MODULE, NOBODY, UNKNOWN_ASSESSMENT]).any(axis=1)
+    return found
 
 
 def random_university(seed: int) -> Frames:
-    """Per source: an old full delivery, the full one that counts, a correction, and a newer one that was rejected."""
+    """Per source: an old full delivery, the full one that counts, a correction with strays, and a newer one that was rejected."""
     rng = np.random.default_rng(seed)
     landed: dict[str, list[pd.DataFrame]] = {t.name: [] for t in RAW}
     for source, timed in (("alpha", True), ("beta", False)):

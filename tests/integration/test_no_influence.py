@@ -3,7 +3,6 @@
 The comparison itself is put to the test too: with one comparison of one model moved by a day it must fail.
 """
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from iom_platform.extract.synthetic import write_twin
 from iom_platform.settings import PROJECT_ROOT
 from iom_platform.storage import record, warehouse
 from iom_platform.tables import STUDENT_RISK, TABLES
-from tests.spine import Spine, spine_at, succeed
+from tests.spine import Frames, Spine, read_extract, spine_at, succeed, write_extract
 
 KEY = "6c" * 32
 AS_OF = date(2025, 3, 1)
@@ -27,23 +26,10 @@ DELIVERED = AS_OF + timedelta(days=30)
 COURSE = ["code_module", "code_presentation"]
 FEATURES = tuple(t for t in TABLES if t.stage == "features")
 
-Frames = dict[str, pd.DataFrame]
 Hashes = dict[str, str]
 
 
 # -- extracts that agree up to a day -------------------------------------------------------------------
-
-
-def _read(folder: Path) -> Frames:
-    return {p.stem: pd.read_csv(p, dtype=str, keep_default_na=False) for p in sorted(folder.glob("*.csv"))}
-
-
-def _write(frames: Frames, folder: Path, delivered_on: date, scope: str = "full") -> Path:
-    folder.mkdir()
-    for name, frame in frames.items():
-        frame.to_csv(folder / f"{name}.csv", index=False, quoting=1)
-    (folder / "delivery.json").write_text(json.dumps({"delivered_on": delivered_on.isoformat(), "scope": scope}))
-    return folder
 
 
 def _days(frame: pd.DataFrame, courses: pd.DataFrame) -> pd.Series:
@@ -200,10 +186,13 @@ class Story:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     folder = tmp_path_factory.mktemp("influence")
     write_twin(folder / "whole", students=300, seed=5, through=DELIVERED, layout_day=AS_OF)
-    whole = _read(folder / "whole")
+    whole = read_extract(folder / "whole")
     frames = hide_clicks(whole, running_courses(whole).iloc[-1])
     noisy_frames = replace_the_future(frames, seed=8)
-    first, noisy = _write(frames, folder / "first", DELIVERED), _write(noisy_frames, folder / "noisy", DELIVERED)
+    first, noisy = (
+        write_extract(frames, folder / "first", DELIVERED),
+        write_extract(noisy_frames, folder / "noisy", DELIVERED),
+    )
     with spine_at(folder / "noisy home", IOM_PSEUDONYM_KEY=KEY) as spine:
         succeed(spine.land(noisy, DELIVERED))
         succeed(spine.score(AS_OF))
@@ -223,7 +212,9 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
                 frames if is_increment else noisy_frames, slice(number, None, 3), is_increment=is_increment
             )
             corrected = corrected if is_increment else add_course(corrected)
-            path = _write(corrected, folder / f"correction {number}", day, "increment" if is_increment else "full")
+            path = write_extract(
+                corrected, folder / f"correction {number}", day, "increment" if is_increment else "full"
+            )
             succeed(spine.land(path, day))
             succeed(spine.score(AS_OF))
             later.append(published(spine))

@@ -32,10 +32,11 @@ def spine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spine]:
 # -- pins ----------------------------------------------------------------------------------------------
 
 
-def _deliver(spine: Spine, *names: str) -> None:
-    """Accepted deliveries, and none beside them; no pin and no published row either."""
+def _deliver(spine: Spine, *names: str, **increments: str) -> None:
+    """Accepted full deliveries, increments by name and source, and none beside them; no pin and no published row either."""
     at = datetime(2026, 1, 1)
-    rows = [(f"{name:0>16}", "synthetic", DAY, "full", f"{name:0>64}", True, at) for name in names]
+    scopes = [*((name, "synthetic", "full") for name in names), *((n, s, "increment") for n, s in increments.items())]
+    rows = [(f"{name:0>16}", source, DAY, scope, f"{name:0>64}", True, at) for name, source, scope in scopes]
     with warehouse.open_warehouse(spine.settings, purpose="deliver", write=True) as con:
         warehouse.prepare_warehouse(con)
         con.execute("delete from raw.deliveries")
@@ -88,6 +89,27 @@ def test_without_an_accepted_delivery_the_remedy_is_said(spine: Spine) -> None:
     with pytest.raises(dg.Failure, match="No accepted delivery has landed; land one with") as caught:
         _pin(spine, DAY + timedelta(days=2))
     assert caught.value.allow_retries is False
+
+
+def test_increments_alone_make_no_day(spine: Spine) -> None:
+    """Neither an empty one nor one of what they hold."""
+    _deliver(spine, more="synthetic", others="oulad")
+    day = DAY + timedelta(days=2)
+    with pytest.raises(dg.Failure, match=r"Increments alone have landed of oulad, synthetic, .* land a full") as caught:
+        _pin(spine, day)
+    assert caught.value.allow_retries is False
+    assert caught.value.metadata["exit_code"].value == 5
+    with warehouse.open_warehouse(spine.settings, purpose="look", write=False) as con:
+        assert warehouse.read_table(con, DELIVERY_SCOPE, day).empty
+
+
+def test_a_source_of_increments_alone_is_named(spine: Spine, caplog: pytest.LogCaptureFixture) -> None:
+    _deliver(spine, "a", more="synthetic")
+    _pin(spine, DAY + timedelta(days=2))
+    assert not caplog.text
+    _deliver(spine, "a", more="oulad")
+    assert _pin(spine, DAY + timedelta(days=2)) == {"a", "more"}
+    assert "is computed without oulad: increments alone have landed of it" in caplog.text
 
 
 # -- champions -----------------------------------------------------------------------------------------

@@ -34,8 +34,8 @@ def plain_student_term(raw: dict[str, pd.DataFrame], as_of_on: date, timezone: s
     deliveries = _deliveries_in_effect(raw, as_of_on)
     courses = _courses(raw, deliveries, as_of_on)
     cohort = _cohort(raw, deliveries, courses)
-    clicks = _clicks(raw["oulad_student_vle"], deliveries, courses, cohort)
-    sites = _newest(raw["oulad_vle"], deliveries, ["source", "id_site"])
+    clicks = _clicks(raw, deliveries, courses, cohort)
+    sites = _newest(raw["oulad_vle"].merge(courses[COURSE], on=COURSE), deliveries, ["source", "id_site"])
     sites["group"] = sites.activity_type.map(GROUP_OF).fillna("other")
     parts = [
         _daily_columns(clicks, cohort),
@@ -78,7 +78,7 @@ def _deliveries_in_effect(raw: dict[str, pd.DataFrame], as_of_on: date) -> pd.Da
     kept = []
     for _, ordered in used.sort_values(["delivered_on", "sha256"]).groupby("source"):
         full = np.flatnonzero(ordered.scope == "full")
-        kept.append(ordered.iloc[full[-1] if len(full) else 0 :])
+        kept.append(ordered.iloc[full[-1] if len(full) else len(ordered) :])
     effective = pd.concat(kept)
     effective["delivery_rank"] = effective.groupby("source").cumcount()
     return effective[["delivery_id", "delivery_rank"]]
@@ -116,10 +116,17 @@ def _cohort(raw: dict[str, pd.DataFrame], deliveries: pd.DataFrame, courses: pd.
     return cohort
 
 
-def _clicks(table: pd.DataFrame, deliveries: pd.DataFrame, courses: pd.DataFrame, cohort: pd.DataFrame) -> pd.DataFrame:
+def _clicks(
+    raw: dict[str, pd.DataFrame], deliveries: pd.DataFrame, courses: pd.DataFrame, cohort: pd.DataFrame
+) -> pd.DataFrame:
     """The cohort's click rows with their row number in `cohort` as `row`; marks observed courses in `cohort`."""
-    clicks = table.merge(deliveries, on="delivery_id").merge(courses[[*COURSE, "course_day"]], on=COURSE)
+    clicks = (
+        raw["oulad_student_vle"].merge(deliveries, on="delivery_id").merge(courses[[*COURSE, "course_day"]], on=COURSE)
+    )
     clicks = clicks[clicks.date <= clicks.course_day]
+    if deliveries.delivery_rank.any():  # increments, which may hold rows of nobody
+        enrolled = raw["oulad_student_info"].merge(deliveries, on="delivery_id")[ENROLLMENT].drop_duplicates()
+        clicks = clicks.merge(enrolled, on=ENROLLMENT)
     seen = clicks.groupby(COURSE).clicked_at.count().rename("timed_rows").reset_index()
     timed = cohort[COURSE].merge(seen, on=COURSE, how="left").timed_rows
     cohort["is_observed"] = timed.notna()
@@ -250,8 +257,8 @@ def _time_columns(clicks: pd.DataFrame, cohort: pd.DataFrame, timezone: str) -> 
 def _submission_columns(
     raw: dict[str, pd.DataFrame], deliveries: pd.DataFrame, courses: pd.DataFrame, cohort: pd.DataFrame
 ) -> pd.DataFrame:
-    assessments = _newest(raw["oulad_assessments"], deliveries, ["source", "id_assessment"])
-    assessments = assessments[assessments.assessment_type != "Exam"].merge(courses, on=COURSE)
+    assessments = _newest(raw["oulad_assessments"].merge(courses, on=COURSE), deliveries, ["source", "id_assessment"])
+    assessments = assessments[assessments.assessment_type != "Exam"]
     assessments["cut_off"] = assessments.date.fillna(assessments.presentation_length_days)
     assessments["is_due"] = assessments.cut_off <= assessments.course_day
     submissions = _newest(raw["oulad_student_assessment"], deliveries, ["source", "id_assessment", "student_pseudonym"])

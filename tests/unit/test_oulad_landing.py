@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from iom_platform.extract import SOURCES, landing
-from iom_platform.extract.landing import CountMismatch, KnownKeys, Landing, Tally, arrow_schema
+from iom_platform.extract.landing import CountMismatch, Landing, Tally, arrow_schema
 from iom_platform.extract.oulad import presentation_start
 from iom_platform.extract.source import DeliveryRefused
 from iom_platform.privacy.pseudonyms import pseudonymize
@@ -47,13 +47,14 @@ def _make_files() -> Files:
 class Landed:
     """What came of a delivery: rows and quarantine by file, tallies, identities."""
 
-    def __init__(self, path: Path, *, source: str = "oulad", known: KnownKeys | None = None, block_bytes: int = 1 << 20,
-                 delivered_on: date | None = None) -> None:  # fmt: skip
+    def __init__(
+        self, path: Path, *, source: str = "oulad", block_bytes: int = 1 << 20, delivered_on: date | None = None
+    ) -> None:
         self.delivery = SOURCES[source].open_delivery(path, delivered_on=delivered_on)
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self.quarantine: dict[str, list[dict[str, Any]]] = {}
         self.identities: list[tuple[str, str]] = []
-        reader = Landing(self.delivery, KEY, known, block_bytes=block_bytes)
+        reader = Landing(self.delivery, KEY, block_bytes=block_bytes)
         for file in self.delivery.files:
             self.rows[file.name], self.quarantine[file.name] = [], []
             for batch in reader.read(file):
@@ -341,41 +342,70 @@ def test_an_approximate_start_judges_no_future(tmp_path: Path) -> None:
 # -- increments ----------------------------------------------------------------------------------------
 
 INCREMENT = '{"delivered_on": "2014-01-01", "scope": "increment"}'
+LATER = '{"delivered_on": "2027-01-01", "scope": "increment"}'
 
 
-def _known() -> KnownKeys:
-    names = pseudonymize(KEY, "oulad", IDS)
-    return KnownKeys(
-        {("AAA", "2013J"): None, ("BBB", "2013B"): None}, {1752: ("AAA", "2013J")}, [("AAA", "2013J", names[0])]
-    )
+def _increment(tmp_path: Path, files: Files, *names: str, manifest: str = INCREMENT, **knobs: Any) -> Landed:
+    return _land(tmp_path, {**{name: files[name] for name in names}, "delivery.json": [manifest]}, **knobs)
 
 
-def test_an_increment_may_refer_to_what_was_loaded_before(tmp_path: Path) -> None:
-    files = {n: c for n, c in _make_files().items() if n in ("studentVle.csv", "studentAssessment.csv")}
-    landed = _land(tmp_path, {**files, "delivery.json": [INCREMENT]}, known=_known())
-    assert [row["file_row"] for row in landed.rows["studentVle.csv"]] == [1]
-    assert [row["file_row"] for row in landed.rows["studentAssessment.csv"]] == [1]
-    assert {q["rule"] for q in landed.quarantine["studentAssessment.csv"]} == {
-        "unknown student of that course", "unknown assessment"}  # fmt: skip
-    assert landed.identities == [(IDS[0], pseudonymize(KEY, "oulad", IDS)[0])]
-
-
-def test_an_increments_own_records_count_beside_the_known(tmp_path: Path) -> None:
-    landed = _land(tmp_path, {**_make_files(), "delivery.json": [INCREMENT]}, known=_known())
+@pytest.mark.parametrize("names", [tuple(_make_files()), *((name,) for name in _make_files() if name != "courses.csv")])
+def test_an_increment_may_refer_to_what_other_deliveries_hold(tmp_path: Path, names: tuple[str, ...]) -> None:
+    landed = _increment(tmp_path, _make_files(), *names)
     assert not any(landed.quarantine.values())
+    assert {n: [r["file_row"] for r in rows] for n, rows in landed.rows.items()} == {
+        n: list(range(1, len(lines))) for n, lines in _make_files().items() if n in names
+    }
+    seen = {r["student_pseudonym"] for rows in landed.rows.values() for r in rows if "student_pseudonym" in r}
+    assert {pseudonym for _, pseudonym in landed.identities} == seen
 
 
-def test_an_increments_start_replaces_the_known_one(tmp_path: Path) -> None:
-    files = _make_timed("2026-09-22")
-    known = KnownKeys({("AAA", "2013J"): date(2026, 9, 1)}, {}, ())
-    landed = _land(tmp_path, {**files, "delivery.json": [INCREMENT.replace("2014", "2027")]}, known=known)
-    assert not any(landed.quarantine.values())
+REFERENCE_RULES = ("unknown course", "unknown assessment", "unknown student of that course")
+
+
+@pytest.mark.parametrize(("file", "record", "line", "column", "rule"), {one[4]: one[:5] for one in DAMAGE}.values())
+def test_an_increment_is_judged_by_every_other_rule(
+    tmp_path: Path, file: str, record: int, line: str, column: str | None, rule: str
+) -> None:
+    files = _make_files()
+    files[file][record] = line.replace("{0}", IDS[0])
+    judged = [] if rule in REFERENCE_RULES else [(record, column, rule)]
+    assert _increment(tmp_path, files, file).judge(file) == judged
+
+
+# two rows that differ in what this delivery does not hold, the first of them again, and its key with another value
+REPEATED = {
+    "studentInfo.csv": (
+        "DDD,2013J,1,M,x,x,x,x,0,1,N,Pass", "EEE,2013J,1,M,x,x,x,x,0,1,N,Pass", "DDD,2013J,1,F,x,x,x,x,0,1,N,Pass",
+    ),
+    "studentRegistration.csv": ("DDD,2013J,1,-5,?", "DDD,2014J,1,-5,?", "DDD,2013J,1,-6,?"),
+    "studentAssessment.csv": ("8001,1,5,0,50", "8002,1,5,0,50", "8001,1,5,0,51"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("block_bytes", [15, 1 << 20])
+@pytest.mark.parametrize("file", REPEATED)
+def test_keys_of_unknown_things_are_told_apart(tmp_path: Path, file: str, block_bytes: int) -> None:
+    one, other, again = REPEATED[file]
+    files = {file: [_make_files()[file][0], one, other, one, again]}
+    landed = _increment(tmp_path, files, file, block_bytes=block_bytes)
+    assert [(row, rule) for row, _, rule in landed.judge(file)] == [(3, "repeated record"), (4, "repeated key")]
+
+
+def test_an_increment_without_a_course_judges_none_of_its_days(tmp_path: Path) -> None:
+    """They count from a start that only another delivery tells."""
+    files = _make_timed("2026-09-21")
+    files["studentVle.csv"] += [f"AAA,2013J,{IDS[0]},1,3,4,2026-09-29T00:00:00Z", f"AAA,2013J,{IDS[0]},1,900,4,?"]
+    names = ("assessments.csv", "studentInfo.csv", "studentVle.csv")
+    assert not any(_increment(tmp_path, files, *names, manifest=LATER).quarantine.values())
+    assert _increment(tmp_path, files, "courses.csv", *names, manifest=LATER).judge("studentVle.csv") == [
+        (2, "date", "time more than a day from the record's day"), (3, "date", "after the day of delivery")]  # fmt: skip
 
 
 def test_a_full_delivery_stands_by_itself(tmp_path: Path) -> None:
     files = _make_files()
     files["studentInfo.csv"].pop(1)
-    assert len(_land(tmp_path, files, known=_known()).quarantine["studentVle.csv"]) == 1
+    assert len(_land(tmp_path, files).quarantine["studentVle.csv"]) == 1
 
 
 # -- guards of the reader ------------------------------------------------------------------------------

@@ -15,6 +15,28 @@ def _say_step(logger: Any, kind: str) -> None:
     logger.info("event", extra={"dagster_meta": {"dagster_event": event}})
 
 
+def test_a_check_tells_its_numbers_but_not_its_duration(capfd: pytest.CaptureFixture[str]) -> None:
+    logger = progress.logger_fn(dg.build_init_logger_context())
+    told: dict[str, dict[str, Any]] = {
+        "silhouette": {"silhouette": 0.21, "minimum": 0.5, "rows": 12},
+        "increment_rows_find_what_they_refer_to": {"Execution Duration": 0.1, "dagster_dbt/failed_row_count": 7},
+    }
+    for name, metadata in told.items():
+        check = dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey(["stage", "table"]),
+            check_name=name,
+            passed=False,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata=metadata,
+        )
+        event = SimpleNamespace(event_type_value="ASSET_CHECK_EVALUATION", event_specific_data=check)
+        logger.info("event", extra={"dagster_meta": {"dagster_event": event}})
+    assert capfd.readouterr().err == (
+        "  check stage/table: silhouette warn (silhouette 0.21, minimum 0.50)\n"
+        "  check stage/table: increment_rows_find_what_they_refer_to warn (failed row count 7)\n"
+    )
+
+
 def test_the_last_line_is_not_lost_with_the_captured_output(capfd: pytest.CaptureFixture[str]) -> None:
     logger = progress.logger_fn(dg.build_init_logger_context())
     _say_step(logger, "STEP_START")

@@ -1,5 +1,5 @@
 -- The deliveries that describe the state for the as-of day: those of its recorded scope where one exists, else every
--- accepted one; of each source the newest full delivery and the increments after it.
+-- accepted one; of each source the newest full delivery and the increments after it, so none of a source without one.
 with pinned as (
   select delivery_id
   from {{ source('raw', 'delivery_scope') }}
@@ -19,7 +19,7 @@ ordered as (
 ),
 
 based as (
-  select *, max(case when scope = 'full' then position else 1 end) over (partition by source) as base_position
+  select *, max(case when scope = 'full' then position end) over (partition by source) as base_position
   from ordered
 ),
 

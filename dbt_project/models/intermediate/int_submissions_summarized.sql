@@ -1,17 +1,11 @@
 -- Per cohort enrollment: what was due, made, late and missed, and the integer sums of its scores.
-with assessments as (
-  {{ newest_rows(ref('stg_oulad__assessments'), ['assessment_id']) }}
-),
-
-due as (
+with due as (
   select courses.course_key, count(*) as submissions_due
-  from assessments
+  from {{ ref('int_assessments_dated') }} as assessments
   inner join {{ ref('int_courses_dated') }} as courses
-    on courses.source = assessments.source
-    and courses.code_module = assessments.code_module
-    and courses.code_presentation = assessments.code_presentation
+    on courses.course_key = assessments.course_key
   where assessments.assessment_type <> 'Exam'
-    and coalesce(assessments.cut_off_course_day, courses.presentation_length_days) <= courses.course_day
+    and assessments.cut_off_course_day <= courses.course_day
   group by courses.course_key
 ),
 
