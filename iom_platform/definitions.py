@@ -4,7 +4,6 @@ Nothing is computed here: each stage's file in `flow/` says when its tables are 
 """
 
 import dagster as dg
-from dagster_dbt import DbtCliResource
 
 from iom_platform.flow import clustering, extract, features, jobs, privacy, report, risk, sensors
 from iom_platform.flow.progress import progress
@@ -21,7 +20,7 @@ defs = dg.Definitions(
     sensors=list(sensors.SENSORS),
     resources={
         "platform": Platform(),
-        "dbt": DbtCliResource(
+        "dbt": features.DbtCli(
             project_dir=str(DBT_PROJECT_DIR), profiles_dir=str(DBT_PROJECT_DIR), dbt_executable=str(DBT_EXECUTABLE)
         ),
     },

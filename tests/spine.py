@@ -19,6 +19,7 @@ import dagster as dg
 import pandas as pd
 
 from iom_platform.cli.environment import start_platform
+from iom_platform.cli.runs import dagster_instance
 from iom_platform.settings import Settings, load_settings
 from iom_platform.storage import record, warehouse
 from iom_platform.storage.postgres_server import stop_server
@@ -57,7 +58,7 @@ class Spine:
         if defs is None:
             from iom_platform.definitions import defs
 
-        with dg.DagsterInstance.get() as instance:
+        with dagster_instance() as instance:
             return defs.resolve_job_def(job).execute_in_process(
                 run_config={"ops": ops, "loggers": {"progress": {}}},
                 partition_key=day.isoformat(),
@@ -130,7 +131,7 @@ def said(result: dg.ExecuteInProcessResult) -> list[str]:
 
 def warnings(result: dg.ExecuteInProcessResult) -> list[str]:
     """What the steps of a run of the home at hand warned of."""
-    with dg.DagsterInstance.get() as instance:
+    with dagster_instance() as instance:
         entries = instance.all_logs(result.run_id)
     return [e.user_message for e in entries if e.level == logging.WARNING and not e.is_dagster_event]
 

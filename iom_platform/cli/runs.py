@@ -5,15 +5,19 @@ What a job does belongs to `flow/`.
 
 import shlex
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from iom_platform.cli.environment import start_platform
 from iom_platform.cli.interrupt import stop_on_interrupt
 from iom_platform.flow.clock import today
 from iom_platform.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 
 class RunFailed(RuntimeError):
@@ -56,6 +60,17 @@ def check_day(settings: Settings, name: str, day: date) -> None:
         raise UsageError(f"{name} {day} has not come yet in the institution's time zone; today is {last}")
 
 
+@contextmanager
+def dagster_instance() -> "Iterator[dg.DagsterInstance]":
+    """Dagster's instance on connections that stay open: of itself it opens one for each of a run's 1,500 queries."""
+    import dagster as dg
+
+    with dg.DagsterInstance.get() as instance:
+        # the name is of its first use; no statement times out, as without it
+        instance.optimize_for_webserver(statement_timeout=0, pool_recycle=3600, max_overflow=20)
+        yield instance
+
+
 def _execute(settings: Settings, job_name: str, partition: str, ops: dict[str, Any], tags: dict[str, str]) -> None:
     import dagster as dg
 
@@ -68,7 +83,7 @@ def _execute(settings: Settings, job_name: str, partition: str, ops: dict[str, A
     dg.DagsterInstance.get().dispose()  # the first one creates the schema, and alembic then mutes every logger that exists
     with (
         stop_on_interrupt(),
-        dg.DagsterInstance.get() as instance,
+        dagster_instance() as instance,
         open(log_folder / "dbt.log", "a") as log,
         redirect_stdout(log),
     ):

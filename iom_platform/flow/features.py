@@ -8,11 +8,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import date
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, dbt_assets
+from packaging.version import Version
 
 from iom_platform.flow.checks import SUITE_CHECK, run_suite
 from iom_platform.flow.clock import today
@@ -138,6 +141,14 @@ def _pin_deliveries(context: dg.AssetExecutionContext, settings: Any, as_of_on: 
         replace_partition(con, DELIVERY_SCOPE, as_of_on, scope)
 
 
+class DbtCli(DbtCliResource):
+    """dagster-dbt's resource; it need not start dbt, which takes seconds, to learn which dbt is installed."""
+
+    @cached_property
+    def _cli_version(self) -> Version:
+        return Version(version("dbt-core"))
+
+
 class FeaturesConfig(dg.Config):
     """Launchpad settings of the features step."""
 
@@ -168,7 +179,7 @@ def _row_counts(settings: Any, as_of_on: date) -> dict[dg.AssetKey, int]:
     name="dbt_build",
 )
 def feature_models(
-    context: dg.AssetExecutionContext, config: FeaturesConfig, dbt: DbtCliResource, platform: Platform
+    context: dg.AssetExecutionContext, config: FeaturesConfig, dbt: DbtCli, platform: Platform
 ) -> Iterator[Any]:
     """Run `dbt build` for one as-of day: models and their tests, the warehouse's single writer meanwhile."""
     from iom_platform.storage.warehouse import WarehouseBusy, warehouse_lock

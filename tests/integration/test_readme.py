@@ -54,7 +54,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def _environment(clone: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("IOM_", "DAGSTER_", "DBT_"))}
+    # MAKE...: a make within `make test` would say which directory it enters
+    others = ("IOM_", "DAGSTER_", "DBT_", "MAKE", "MFLAGS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     return {**kept, "PYTHONPATH": str(clone)}
 
 
