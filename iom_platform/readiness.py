@@ -268,7 +268,7 @@ def _find_coursework(survey: Survey) -> Iterator[Finding]:
     else:
         yield Finding("yes", "deadlines", f"{_count(assessments, 'assessment')}, exams aside, with their cut-off days")
     if not survey.submissions:
-        trap = ": every assessment that is due counts as missed by everybody; deliver the submissions, or leave assessments.csv away"
+        trap = ": no assessment is ever due, for nothing is due that nobody is known to have submitted"
         why = "was not delivered" if "studentAssessment.csv" in survey.missing else "has no row that can be loaded"
         yield Finding("no", "submissions and scores", f"studentAssessment.csv {why}{trap if assessments else ''}")
     elif survey.unmarked_submissions:

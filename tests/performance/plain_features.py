@@ -267,6 +267,12 @@ def _submission_columns(
     made = made.merge(cohort[ENROLLMENT].assign(row=cohort.index), on=ENROLLMENT)
     made = made[made.date_submitted <= made.course_day].sort_values(["date_submitted", "id_assessment"])
     made["is_late"] = (made.date_submitted > made.cut_off) & ~made.is_banked.astype(bool)
+    one = ["source", "id_assessment"]
+    known = made[~made.is_banked.astype(bool)][one].drop_duplicates()  # what nobody submitted is not due
+    assessments["is_due"] &= (
+        assessments[one].merge(known, on=one, how="left", indicator=True)._merge.eq("both").to_numpy()
+    )
+    made["is_due"] &= made[one].merge(known, on=one, how="left", indicator=True)._merge.eq("both").to_numpy()
     columns = pd.DataFrame(index=cohort.index)
     due = assessments.groupby(COURSE).is_due.sum().rename("due").reset_index()
     columns["submissions_due"] = cohort[COURSE].merge(due, on=COURSE, how="left").due.fillna(0).astype(int)

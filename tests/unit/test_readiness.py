@@ -151,7 +151,7 @@ _LIMITED: dict[str, tuple[Callable[[Rows], None], str, str, str]] = {
         "1 of 2 assessments, exams aside, have no date and are due on the last day"),
     "no submissions": (
         _drop("studentAssessment.csv"), "no", "submissions and scores",
-        "studentAssessment.csv was not delivered: every assessment that is due counts as missed by everybody"),
+        "studentAssessment.csv was not delivered: no assessment is ever due"),
     "an unmarked submission": (
         _set_first("studentAssessment.csv", score=""), "partly", "submissions and scores", "1 of 12 submissions have no score"),
     "an outcome missing after the end": (
