@@ -29,8 +29,8 @@ def _column(name: str, rows: int) -> list[Any] | None:
     """Plausible values of a column by its name; None leaves it to its dtype."""
     number = np.arange(rows)
     cycles: dict[str, list[Any]] = {
-        "code_presentation": ["2013B", "2013J"],
-        "course_id": ["AAA-2013J", "BBB-2013J"],
+        "code_presentation": ["2013B", "Fall 2026"],
+        "course_id": ["AAA-2013J", "BBB-Fall 2026"],
         "assessment_type": ["TMA", "CMA", "Exam"],
         "gender": ["F", "M"],
         "region": ["Wales", "Scotland"],
