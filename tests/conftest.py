@@ -13,12 +13,20 @@ from iom_platform.settings import Settings
 from iom_platform.storage import postgres_server
 from iom_platform.storage.postgres_server import ensure_server, stop_server
 
+# the files that start whole platforms, the longest first: begun last, one of them would keep the others' cores waiting
+LONG_FILES = (
+    "test_repeatability.py", "test_oulad_outcomes.py", "test_readme.py", "test_arrival_order.py", "test_commands.py",
+    "test_no_influence.py", "test_services.py", "test_planted_violations.py",
+)  # fmt: skip
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--benchmark", action="store_true", help="also run the tests marked `performance`")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     if not config.getoption("--benchmark") and "performance" not in config.getoption("markexpr"):
         for item in items:
             if item.get_closest_marker("performance"):
