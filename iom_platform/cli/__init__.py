@@ -109,8 +109,9 @@ def export(
     table: Annotated[str, typer.Argument(metavar="STAGE/TABLE", help="For instance risk/student_risk.")],
     out: Annotated[Path, typer.Option("--out", help="File to write: .csv or .parquet.")],
     as_of: Annotated[
-        datetime | None, typer.Option("--as-of", formats=["%Y-%m-%d"], help="One day of it; default every day.")
+        datetime | None, typer.Option("--as-of", formats=["%Y-%m-%d"], help="One day of it; default the newest.")
     ] = None,
+    all_days: Annotated[bool, typer.Option("--all-days", help="Every day of it.")] = False,
     identified: Annotated[
         bool, typer.Option("--identified", help="Add student_id; needs membership of the role identity_reader.")
     ] = False,
@@ -119,7 +120,15 @@ def export(
     """Write one table to a file."""
     from iom_platform.cli.exports import export_table
 
-    export_table(table, out, as_of_on=_day(as_of), identified=identified, reason=reason)
+    export_table(table, out, as_of_on=_day(as_of), all_days=all_days, identified=identified, reason=reason)
+
+
+@app.command()
+def audit() -> None:
+    """Print who exported student ids, when, of which table, and why, as CSV."""
+    from iom_platform.cli.exports import print_audit
+
+    print_audit()
 
 
 @app.command()

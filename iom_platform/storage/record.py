@@ -346,6 +346,17 @@ def read_identities(
     return found
 
 
+def read_audit(settings: Settings) -> "pd.DataFrame":
+    """Every identified export, oldest first: exported_at, actor, table_name, as_of_on, rows, reason."""
+    import pandas as pd
+
+    with open_record(settings) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT exported_at, actor, table_name, as_of_on, rows, reason FROM audit.exports ORDER BY exported_at"
+        )
+        return pd.DataFrame(cursor.fetchall(), columns=[column.name for column in cursor.description or ()])
+
+
 def _is_member(cursor: Any) -> bool:
     """Whether the session user was granted the role; pg_has_role would let every superuser through."""
     cursor.execute(

@@ -381,7 +381,7 @@ def count_tables(settings: Settings) -> tuple[TableCount, ...]:
     found: dict[str, tuple[int, date | None] | None] = {}
     if settings.warehouse_path.exists():
         with open_warehouse(settings, purpose="iom tables", write=False) as con:
-            found |= {table.path: _count_rows(con, table) for table in TABLES if table.home == "warehouse"}
+            found |= {table.path: count_rows(con, table) for table in TABLES if table.home == "warehouse"}
     with record.open_record(settings) as connection:
         found |= {table.path: record.count_rows(connection, table) for table in record.record_tables()}
     server = ensure_server(settings)
@@ -393,7 +393,8 @@ def count_tables(settings: Settings) -> tuple[TableCount, ...]:
     return tuple(lines)
 
 
-def _count_rows(con: "duckdb.DuckDBPyConnection", table: Table) -> tuple[int, date | None] | None:
+def count_rows(con: "duckdb.DuckDBPyConnection", table: Table) -> tuple[int, date | None] | None:
+    """Rows and newest as-of day; None where the table is absent."""
     names = _present_columns(con, table)
     if not names:
         return None

@@ -4,6 +4,7 @@ What a run computes, and how the server and the lock work, have tests of their o
 """
 
 import csv
+import io
 import os
 import re
 import subprocess
@@ -206,6 +207,8 @@ def test_synth_writes_the_same_bytes_for_the_same_arguments(tmp_path: Path) -> N
         (["export", "raw/files", "--out", "x.csv", "--as-of", "2026-05-01"], "raw/files has no as-of day"),
         (["export", "raw/files", "--out", "x.csv", "--identified", "--reason", "x"], "raw/files has no student"),
         (["export", "risk/student_risk", "--out", "x.csv", "--identified"], "--identified needs --reason"),
+        (["export", "risk/student_risk", "--out", "x.csv", "--reason", "x"], "--reason is kept for --identified"),
+        (["export", "risk/student_risk", "--out", "x.csv", "--as-of", "2026-05-01", "--all-days"], "leave one of them"),
         (
             ["export", "risk/student_risk", "--out", "x.csv", "--identified", "--reason", "  "],
             "--identified needs --reason",
@@ -320,7 +323,7 @@ def test_no_report_holds_an_id_or_pseudonym(ran: Ran) -> None:
     assert len(pseudonyms) == len(ids) > 100
     for day in ran.runs:
         html = _report(ran.spine, day).read_text()
-        assert "Levels per course" in html and "Were the flags right?" in html
+        assert "Levels per course" in html and "Of the students at each level" in html
         words = set(re.findall(r"\w+", html)) | set(re.findall(r"[\w-]+", html))
         assert not words & (pseudonyms | ids)
         assert not [pseudonym for pseudonym in pseudonyms if pseudonym in html]
@@ -338,7 +341,7 @@ def test_the_report_counts_what_the_risk_table_holds(ran: Ran, tmp_path: Path) -
 def test_a_report_without_truth_or_weeks_says_so_and_the_next_has_them(spine: Spine) -> None:
     """Of two days at once one finds no weeks, for the other was computed meanwhile; here the day's are published anew."""
     assert _write_again(spine).success
-    assert "Were the flags right?" not in _report(spine).read_text()
+    assert "Of the students at each level" not in _report(spine).read_text()
     weeks = {"anonymized/student_week", "features/student_week"}
     with warehouse.open_warehouse(spine.settings, purpose="test", write=True) as con:
         for path in weeks:
@@ -393,9 +396,28 @@ def test_export_of_a_day_is_that_day(spine: Spine, tmp_path: Path) -> None:
     done = spine.iom("export", "risk/student_risk", "--out", str(out), "--as-of", EARLIER.isoformat())
     assert done.returncode == 0
     rows = pd.read_parquet(out)
-    assert done.stdout == f"{len(rows):,} rows of risk/student_risk for {EARLIER} written to {out}\n"
+    assert done.stdout.splitlines()[0] == f"{len(rows):,} rows of risk/student_risk for {EARLIER} written to {out}"
+    assert "not anonymous" in done.stdout
     assert set(rows["as_of_on"].astype(str)) == {EARLIER.isoformat()}
     assert "student_id" not in rows
+
+
+def test_export_is_of_the_newest_day_those_to_talk_to_first(spine: Spine, tmp_path: Path) -> None:
+    newest, every = tmp_path / "newest.csv", tmp_path / "every.csv"
+    done = spine.iom("export", "risk/student_risk", "--out", str(newest))
+    assert f" for {DAY}, the newest day, written to " in done.stdout
+    rows = pd.read_csv(newest)
+    assert set(rows["as_of_on"]) == {DAY.isoformat()}
+    assert rows["course_id"].is_monotonic_increasing and rows["course_id"].nunique() > 1
+    for _, course in rows.groupby("course_id"):
+        assert course["risk_score"].dropna().is_monotonic_decreasing and course["risk_score"].nunique() > 1
+    assert spine.iom("export", "risk/student_risk", "--out", str(every), "--all-days").returncode == 0
+    assert set(pd.read_csv(every)["as_of_on"]) == {EARLIER.isoformat(), DAY.isoformat()}
+
+
+def test_export_without_a_person_asks_for_no_caution(spine: Spine, tmp_path: Path) -> None:
+    done = spine.iom("export", "raw/files", "--out", str(tmp_path / "files.csv"))
+    assert done.returncode == 0 and done.stdout.count("\n") == 1
 
 
 def test_export_of_an_empty_day_leaves_the_file_alone(spine: Spine, tmp_path: Path) -> None:
@@ -448,6 +470,9 @@ def test_identified_export_adds_the_id_and_is_audited(spine: Spine, tmp_path: Pa
     students = rows["student_pseudonym"].nunique()
     assert _audit(spine) == [*before, (True, "risk/student_risk", DAY, students, "call those at risk")]
     assert NAMED not in done.stdout + done.stderr
+    audit = pd.read_csv(io.StringIO(spine.iom("audit").stdout))
+    assert audit.iloc[-1][["table_name", "reason"]].tolist() == ["risk/student_risk", "call those at risk"]
+    assert audit["rows"].iloc[-1] == students and len(audit) == len(before) + 1
 
 
 def test_identified_export_is_refused_without_the_role(spine: Spine, tmp_path: Path) -> None:
