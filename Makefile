@@ -21,7 +21,7 @@ demo: $(READY) ## Set up, generate a term of students, run the whole graph
 	$(BIN)/iom demo
 
 test: $(READY) ## Set up and run the tests
-	$(BIN)/pytest -n 3 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(READY) ## Lint, types, import law, docs and graph tests
 	$(BIN)/ruff check iom_platform tests docs
@@ -45,3 +45,4 @@ lock: $(READY) ## Resolve the dependencies anew
 clean: ## Stop the services and remove .venv and .iom
 	-@test -x $(BIN)/iom && $(BIN)/iom down
 	rm -rf .venv .iom
+	@echo "What you exported stays where you wrote it: delete it yourself."

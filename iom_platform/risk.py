@@ -236,6 +236,10 @@ _STRENGTHS: dict[str, tuple[float, Callable[[dict[str, float]], str]]] = {
 }
 
 
+def _praise(words: str) -> str:
+    return f"Good: {words[0].lower()}{words[1:]}"
+
+
 def _explain_rows(
     frame: pd.DataFrame, values: np.ndarray, levels: np.ndarray, clusters: np.ndarray, model: RiskModel
 ) -> np.ndarray:
@@ -257,7 +261,7 @@ def _explain_rows(
             concerned.remove("clicks")  # the same fact twice
         reasons = [_CONCERNS[name][1](facts) for name in concerned]
         if levels[row] == "LOW":
-            strengths = [say(facts) for name, (limit, say) in _STRENGTHS.items() if by_name[name] <= limit]
+            strengths = [_praise(say(facts)) for name, (limit, say) in _STRENGTHS.items() if by_name[name] <= limit]
             reasons = (strengths[:2] + reasons[:1] + strengths[2:]) or [NOTHING_STANDS_OUT]
         elif not reasons:
             is_weak_group = model.cluster_means.get(int(np.nan_to_num(clusters[row], nan=-2)), 0.0) > model.medium_cut

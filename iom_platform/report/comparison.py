@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from iom_platform.report.levels import KEY
+from iom_platform.report.levels import KEY, KNOWN
 from iom_platform.report.shares import Share
 
 if TYPE_CHECKING:
@@ -45,9 +45,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All enrollments with a level and a known truth first, then the groups by onset; what was left out, and why."""
+    """All enrollments with a level and a known truth first, those of each level who end badly, then the groups by onset;
+    what was left out, and why.
+    """
 
     everyone: Group
+    by_level: dict[str, Share]
     by_onset: tuple[Group, ...]
     without_level: int
     without_truth: int
@@ -84,6 +87,7 @@ def compare_flags(risk: pd.DataFrame, terms: pd.DataFrame, truth: pd.DataFrame) 
     }
     return Comparison(
         everyone=_measure("Everyone with a level", rows),
+        by_level={level: _ended_badly(rows[rows["risk_level"] == level]) for level in reversed(KNOWN)},
         by_onset=tuple(_measure(name, rows[is_in.fillna(False).astype(bool)]) for name, is_in in groups.items()),
         without_level=len(risk) - len(known),
         without_truth=len(known) - len(rows),
@@ -91,12 +95,27 @@ def compare_flags(risk: pd.DataFrame, terms: pd.DataFrame, truth: pd.DataFrame) 
 
 
 def _measure(name: str, rows: pd.DataFrame) -> Group:
-    bad = int(rows["ended_badly"].sum())
+    ended_badly = _ended_badly(rows)
+    bad = ended_badly.hits
     flags = []
     for rule in (HIGH_RULE, SEVEN_DAY_RULE, SAME_NUMBER_RULE):
         hits = int((rows[rule] & rows["ended_badly"]).sum())
         flags.append(Flags(rule, Share(hits, int(rows[rule].sum())), Share(hits, bad)))
-    return Group(name, Share(bad, len(rows)), tuple(flags))
+    return Group(name, ended_badly, tuple(flags))
+
+
+def _ended_badly(rows: pd.DataFrame) -> Share:
+    return Share(int(rows["ended_badly"].sum()), len(rows))
+
+
+def say_summary(comparison: Comparison) -> str:
+    """What HIGH found and what it missed, in one sentence."""
+    high, low = comparison.by_level["HIGH"], comparison.by_level["LOW"]
+    missed = comparison.everyone.ended_badly.hits - high.hits
+    return (
+        f"Of {high.total:,} at HIGH, {high.hits:,} later fail or withdraw. So do {missed:,} who are not at HIGH, "
+        f"{low.hits:,} of them at LOW: LOW is no all-clear."
+    )
 
 
 def say_verdict(comparison: Comparison) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WEEK = timedelta(days=7)
+INVENTED_SOURCE = "synthetic"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def _collect(day: ScoredDay) -> dict[str, Any]:
     told = stories.choose_stories(day.risk, day.risk_before, day.terms, day.weeks)
     return {
         "day": day,
+        "invented": day.truth is not None or set(day.deliveries["source"]) == {INVENTED_SOURCE},
         "weekday": f"{day.as_of_on:%A}",
         "before_on": day.as_of_on - WEEK,
         "levels": LEVELS,
@@ -82,9 +84,9 @@ def _collect(day: ScoredDay) -> dict[str, Any]:
 
 def _compare(day: ScoredDay) -> dict[str, Any]:
     if day.truth is None or day.risk.empty:
-        return {"comparison": None, "verdict": ""}
+        return {"comparison": None}
     found = comparison.compare_flags(day.risk, day.terms, day.truth)
-    return {"comparison": found, "verdict": comparison.say_verdict(found)}
+    return {"comparison": found, "summary": comparison.say_summary(found), "verdict": comparison.say_verdict(found)}
 
 
 @cache
@@ -99,7 +101,12 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"day": _say_day, "count": shares.count, "picture": lambda chart: Markup(chart.element)}
+    environment.filters |= {
+        "day": _say_day,
+        "count": shares.count,
+        "few": shares.few,
+        "picture": lambda chart: Markup(chart.element),
+    }
     return environment
 
 

@@ -51,6 +51,11 @@ def say_percent(share: float | None) -> str:
     return f"{rounded}%"
 
 
+def few(number: int, k: int) -> str:
+    """Such as "0", "under 5" or "1,200": a number of persons under k is not told exactly."""
+    return f"under {k}" if 0 < number < k else f"{number:,}"
+
+
 def count(number: int, one: str, many: str) -> str:
     """Such as "1 student" or "1,200 students"."""
     return f"{number:,} {one if number == 1 else many}"

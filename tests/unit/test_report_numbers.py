@@ -230,6 +230,9 @@ def test_precision_and_recall_of_a_truth_made_by_hand() -> None:
     found = compare_flags(risk, terms, truth)
     assert (found.without_level, found.without_truth) == (1, 0)
     assert (found.everyone.ended_badly.hits, found.everyone.ended_badly.total) == (3, 6)
+    assert {level: (s.hits, s.total) for level, s in found.by_level.items()} == {
+        "HIGH": (1, 2), "MEDIUM": (1, 2), "LOW": (1, 2),
+    }  # fmt: skip
     high, seven, same = found.everyone.flags
     assert (high.flagged, high.precision.hits, high.recall.total) == (2, 1, 3)
     assert (seven.flagged, seven.precision.hits) == (3, 2)  # seven days, never active, thirty days

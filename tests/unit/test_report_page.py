@@ -76,7 +76,9 @@ def test_the_first_lines_say_what_an_advisor_needs(page: Page) -> None:
         "AAA-2026B 12 of 60, BBB-2026B 12 of 60",
         "24 HIGH : talk to them first",
         "A level is a reason to talk, not a verdict.",
-        "UNKNOWN is not at risk",
+        "Invented students: this is the synthetic twin",
+        "UNKNOWN is neither a flag nor an all-clear",
+        "how many an advisor can look after, not how many will fail",
         "1 course with fewer than 5 students",
     ):
         assert words in first
@@ -87,7 +89,10 @@ def test_the_first_lines_say_what_an_advisor_needs(page: Page) -> None:
     [
         "the newest delivery of synthetic is 9 days older than this day",
         "AAA-2026B 12 18 25 5 60 22% 13% to 34%",
-        "1 student rose to a higher risk level, 0 students fell to a lower one",
+        "under 5 rose to a higher risk level, 0 fell to a lower one",
+        "LOW 50 under 5 0 0 0",
+        "Of 24 at HIGH, 24 later fail or withdraw. So do 16 who are not at HIGH, 0 of them at LOW",
+        "HIGH 24 24 100% 86% to 100% MEDIUM 36 16 44% 30% to 60% LOW 50 0 0%",
         "How chosen: Of all students at HIGH, the one with the highest score.",
         "The last week has had 4 days so far.",
         "later fail or withdraw",
@@ -210,7 +215,11 @@ DAYS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "nothing a week before": ({"risk_before": _empty(MADE.risk)}, "no levels were published for April 24, 2026"),
     "no weeks": ({"weeks": _empty(MADE.weeks)}, "Activity per week is not available for this day"),
-    "no truth": ({"truth": None}, "Why some are UNKNOWN"),
+    "no truth": ({"truth": None}, "Not known for these students. How they will end is not known today"),
+    "real students": (
+        {"truth": None, "deliveries": MADE.deliveries.assign(source="oulad")},
+        "nobody has checked these flags",
+    ),
     "no model": (
         {"risk": _unknown(MADE), "champion": None, "metrics": {}, "profiles": _empty(MADE.profiles)},
         "No model has been trained for this day",
@@ -235,7 +244,12 @@ def test_a_day_without_it_says_so(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("no truth", "Were the flags right?"), ("fresh data", "Old data"), ("nothing to score", "talk to them first")],
+    [
+        ("no truth", "The seven-day rule flags"),
+        ("real students", "Invented students"),
+        ("fresh data", "Old data"),
+        ("nothing to score", "talk to them first"),
+    ],
 )
 def test_a_day_without_it_does_not_speak_of_it(html: str, name: str, words: str) -> None:
     assert words in html

@@ -123,9 +123,9 @@ def test_levels_and_reasons_of_typical_students() -> None:
     assert found["risk_level"].tolist() == ["LOW", "HIGH", "HIGH"]
     reasons = found[["reason_1", "reason_2", "reason_3"]].to_numpy().tolist()
     assert reasons[0] == [
-        "No submission missed",
-        "Active on 12 of the last 28 days; peers' median is 9",
-        "Average score 82 of 100",
+        "Good: no submission missed",
+        "Good: active on 12 of the last 28 days; peers' median is 9",
+        "Good: average score 82 of 100",
     ]
     assert reasons[1] == [
         "Active on 3 of the last 28 days; peers' median is 9",
