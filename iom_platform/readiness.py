@@ -296,11 +296,13 @@ def _find_outcomes(survey: Survey) -> Iterator[Finding]:
 def _find_demographics(survey: Survey) -> Iterator[Finding]:
     unlisted = [f"{name} ({rows:,})" for name, rows in survey.unlisted.items() if rows]
     empty = [f"{name} ({rows:,})" for name, rows in survey.empty.items() if rows]
-    if unlisted:
+    gaps = f"; empty ones are published as unknown: {', '.join(empty)}" if empty else ""
+    if survey.enrollments and all(rows == survey.enrollments for rows in survey.empty.values()):
+        yield Finding("no", "demographics", "none are delivered, and all are published as unknown; levels need none")
+    elif unlisted:
         yield Finding("partly", "demographics", "values that no hierarchy of privacy/kanonymity.py lists are published as * "
-                      f"(rows): {', '.join(unlisted)}")  # fmt: skip
+                      f"(rows): {', '.join(unlisted)}{gaps}; levels need none")  # fmt: skip
     else:
-        gaps = f"; empty ones are published as unknown: {', '.join(empty)}" if empty else ""
         yield Finding("yes", "demographics", f"every value is one that the wall can generalize{gaps}")
 
 

@@ -68,8 +68,13 @@ SHAPES: tuple[FileShape, ...] = (
         fields=_fields(tables.OULAD_STUDENT_INFO,
                        "code_module", "code_presentation", "id_student", "gender", "region", "highest_education",
                        "imd_band", "age_band", "num_of_prev_attempts", "studied_credits", "disability", "final_result",
-                       num_of_prev_attempts=_COUNT, studied_credits=_COUNT, disability={"allowed": ("Y", "N")},
-                       final_result={"allowed": ("Pass", "Fail", "Withdrawn", "Distinction")})),
+                       gender=_OPTIONAL, region=_OPTIONAL, highest_education=_OPTIONAL, imd_band=_OPTIONAL,
+                       age_band=_OPTIONAL, disability={"allowed": ("Y", "N"), **_OPTIONAL},
+                       num_of_prev_attempts=_COUNT, studied_credits=_COUNT,
+                       final_result={"allowed": ("Pass", "Fail", "Withdrawn", "Distinction")}),
+        note="Levels never use demographics: the optional columns serve only the generalized columns of "
+             "`anonymized/*`, and `disability` not even those. Leave away what you cannot justify, whole columns or "
+             "single values: it is published as `unknown` or `*`, and the levels are the same."),
     FileShape(
         "studentRegistration.csv", tables.OULAD_STUDENT_REGISTRATION, is_required=True, refers="enrollment",
         fields=_fields(tables.OULAD_STUDENT_REGISTRATION,

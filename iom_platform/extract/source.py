@@ -44,7 +44,8 @@ class Field:
 class FileShape:
     """One file of a source: its columns, what its rows refer to, and what later files may refer to.
 
-    `event_day` names the day column of something that has happened, which a delivery cannot know ahead.
+    `event_day` names the day column of something that has happened, which a delivery cannot know ahead; `note` says
+    what the sender should know beside the words of the table.
     """
 
     name: str
@@ -54,6 +55,7 @@ class FileShape:
     refers: Entity | None = None
     provides: Entity | None = None
     event_day: str | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

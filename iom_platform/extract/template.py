@@ -70,7 +70,7 @@ def describe_shapes(shapes: tuple[FileShape, ...]) -> str:
     for shape in shapes:
         needed = "Required" if shape.is_required else "Optional"
         lines = [
-            f"### {shape.name}", "", f"{needed}. {shape.table.doc}", "",
+            f"### {shape.name}", "", f"{needed}. {shape.table.doc} {shape.note}".rstrip(), "",
             "| column | | type | domain | what it means | example |", "|---|---|---|---|---|---|",
         ]  # fmt: skip
         lines += [

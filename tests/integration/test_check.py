@@ -25,9 +25,10 @@ from iom_platform.extract.survey import survey_delivery
 from iom_platform.extract.synthetic import write_twin
 from iom_platform.flow.checks import SUITE_CHECK
 from iom_platform.flow.extract import _judge, _read_for_suite
+from iom_platform.privacy.kanonymity import GENERALIZED
 from iom_platform.storage.warehouse import append_rows, frame_of, prepare_warehouse
 from iom_platform.tables import FILES, Table
-from tests.spine import IOM, set_columns
+from tests.spine import IOM, read_extract, set_columns
 
 DAY = date(2026, 5, 1)
 STRANGER = "zqplanted-7-stranger"
@@ -90,6 +91,15 @@ def test_a_good_extract_is_ready_and_ends_with_the_command_to_paste(twin: Path, 
         assert any(line.startswith(f"{module}-{presentation} ") for line in lines)
     assert "Reading" in done.stderr and "Reading" not in done.stdout
     assert not fresh_home.exists()
+
+
+def test_without_demographics_an_extract_is_ready(extract: Path, fresh_home: Path) -> None:
+    frames = read_extract(extract)
+    frames["studentInfo"].drop(columns=[*GENERALIZED, "disability"]).to_csv(extract / "studentInfo.csv", index=False)
+    done = _check(extract)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "demographics: none are delivered, and all are published as unknown; levels need none.\n" in done.stdout
+    assert "\nReady with limits: demographics.\n" in done.stdout
 
 
 def test_a_zip_is_read_as_its_folder_is(twin: Path, tmp_path: Path, fresh_home: Path) -> None:

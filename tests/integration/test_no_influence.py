@@ -1,4 +1,4 @@
-"""A day sees nothing that happened after it, and nothing that was delivered after it was published.
+"""A day sees nothing that happened after it, nothing that was delivered after it was published, and its levels no demographics.
 
 The comparison itself is put to the test too: with one comparison of one model moved by a day it must fail.
 """
@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 
 from iom_platform.extract.synthetic import write_twin
+from iom_platform.privacy.kanonymity import GENERALIZED
 from iom_platform.settings import PROJECT_ROOT
 from iom_platform.storage import record, warehouse
-from iom_platform.tables import STUDENT_RISK, TABLES
+from iom_platform.tables import ANONYMIZED_STUDENT_TERM, STUDENT_RISK, TABLES
 from tests.spine import Frames, Spine, read_extract, spine_at, succeed, write_extract
 
 KEY = "6c" * 32
@@ -156,7 +157,7 @@ def add_course(frames: Frames) -> Frames:
     return added
 
 
-# -- two homes -----------------------------------------------------------------------------------------
+# -- three homes ---------------------------------------------------------------------------------------
 
 
 def published(spine: Spine) -> Hashes:
@@ -170,6 +171,8 @@ class Story:
 
     original: Hashes
     noisy: Hashes
+    bare: Hashes
+    bare_terms: pd.DataFrame
     after_increment: Hashes
     after_full: Hashes
     after_repin: Hashes
@@ -198,6 +201,14 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         succeed(spine.score(AS_OF))
         noisy_hashes = published(spine)
         noisy_warehouse = Path(shutil.copy(spine.settings.warehouse_path, folder / "noisy.duckdb"))
+    info = frames["studentInfo"].drop(columns=[*GENERALIZED, "disability"])
+    bare = write_extract({**frames, "studentInfo": info}, folder / "bare", DELIVERED)
+    with spine_at(folder / "bare home", IOM_PSEUDONYM_KEY=KEY) as spine:
+        succeed(spine.land(bare, DELIVERED))
+        succeed(spine.score(AS_OF))
+        bare_hashes = published(spine)
+        with warehouse.open_warehouse(spine.settings, purpose="look at terms", write=False) as con:
+            bare_terms = warehouse.read_table(con, ANONYMIZED_STUDENT_TERM, AS_OF)
     with spine_at(folder / "home", IOM_PSEUDONYM_KEY=KEY) as spine:
         succeed(spine.land(first, DELIVERED))
         succeed(spine.score(AS_OF))
@@ -225,7 +236,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
                 for name in ("generalizations", "student_term")
             )
         yield Story(
-            original, noisy_hashes, *later, published(spine), original_warehouse, noisy_warehouse, levels, frames, noisy_frames,
+            original, noisy_hashes, bare_hashes, bare_terms, *later, published(spine), original_warehouse, noisy_warehouse, levels, frames, noisy_frames,
             generalized, cohorts,
         )  # fmt: skip
 
@@ -250,6 +261,22 @@ def test_the_day_has_something_to_be_influenced(story: Story) -> None:
 
 def test_noise_after_the_day_changes_nothing_of_it(story: Story) -> None:
     assert story.noisy == story.original
+
+
+def test_without_demographics_clusters_and_levels_are_the_same(story: Story) -> None:
+    """Columns that were never delivered, in a home of their own: the model is fitted without them too.
+
+    A promotion holds a digest of the whole snapshot, which shows that the fit saw another one.
+    """
+    changed = {path for path, value in story.original.items() if story.bare[path] != value}
+    assert changed == {
+        "features/student_term",
+        "anonymized/student_term",
+        "anonymized/generalizations",
+        "clustering/promotions",
+    }
+    assert len(story.bare_terms) > 50
+    assert (story.bare_terms[list(GENERALIZED)] == "unknown").all(axis=None)
 
 
 def test_later_corrections_change_nothing_of_a_published_day(story: Story) -> None:

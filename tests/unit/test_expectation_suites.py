@@ -80,6 +80,12 @@ def test_every_expectation_can_fail(path: str, expectation: dict[str, Any]) -> N
         assert "could not be evaluated" not in sentence, f"{done} broke the engine, not the rule"
 
 
+@pytest.mark.parametrize("value", [None, "25"], ids=["missing", "not British"])
+def test_no_delivery_is_refused_for_its_demographics(value: str | None) -> None:
+    frame = valid_frame("raw/oulad_student_info").assign(**dict.fromkeys(GENERALIZED, value), disability=None)
+    assert validate_frame(LOADED["raw/oulad_student_info"], frame).failed == ()
+
+
 @pytest.mark.parametrize("path", [t.path for t in OULAD_TABLES])
 def test_optional_files_may_be_absent_and_required_ones_not(path: str) -> None:
     required = path.removeprefix("raw/oulad_") in ("courses", "student_info", "student_registration")

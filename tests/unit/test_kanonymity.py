@@ -103,6 +103,15 @@ def test_named_levels_read_as_documented() -> None:
     assert row["imd_band"] == "10-20%"
 
 
+@pytest.mark.parametrize("dtype", ["object", "str", "float64"])
+def test_without_demographics_all_are_published_alike(dtype: str) -> None:
+    frame = make_cell(9).assign(**{name: pd.Series([None] * 9, dtype=dtype) for name in ka.GENERALIZED})
+    levels = ka.fit_generalization(frame, k=5, max_suppressed_share=0.05)
+    published, withheld = ka.apply_generalization(frame, levels, k=5)
+    assert (published[list(ka.GENERALIZED)] == "unknown").all(axis=None)
+    assert withheld.empty and not published["is_suppressed"].any()
+
+
 @pytest.mark.parametrize("value", ["12 Elm Street", 7, ""])
 def test_a_value_outside_the_hierarchy_never_passes_even_at_level_0(value: object) -> None:
     published, _ = ka.apply_generalization(make_cell(9, region=value), make_levels("AAA-2013J"), k=5)

@@ -19,6 +19,7 @@ from iom_platform.tables import Table
 START, DELIVERED = date(2025, 10, 6), date(2026, 1, 15)
 LIMITS = Limits(today=date(2026, 1, 20), first_as_of=date(2013, 1, 1), k=3, rows_to_fit=4, warm_up_days=7)
 STUDENTS = tuple(f"zq-{number}" for number in range(6))
+DEMOGRAPHICS = ("gender", "region", "highest_education", "imd_band", "age_band", "disability")
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -70,7 +71,9 @@ def _write(folder: Path, rows: Rows, scope: str = "full") -> Path:
     for shape in SHAPES:
         if shape.name in rows:
             with (folder / shape.name).open("w", newline="") as stream:
-                writer = csv.DictWriter(stream, [field.name for field in shape.fields])
+                given = {name for row in rows[shape.name] for name in row}
+                names = [field.name for field in shape.fields if not field.is_optional or field.name in given]
+                writer = csv.DictWriter(stream, names)
                 writer.writeheader()
                 writer.writerows(rows[shape.name])
     (folder / "delivery.json").write_text(json.dumps({"delivered_on": str(DELIVERED), "scope": scope}))
@@ -160,6 +163,14 @@ _LIMITED: dict[str, tuple[Callable[[Rows], None], str, str, str]] = {
         _set("studentInfo.csv", final_result=""), "no", "outcomes", "6 of 6 enrollments in courses that had ended"),
     "a region that no hierarchy lists": (
         _set_first("studentInfo.csv", region="Atlantis"), "partly", "demographics", "published as * (rows): region (1)"),
+    "demographics left empty": (
+        _set("studentInfo.csv", **dict.fromkeys(DEMOGRAPHICS, "?")), "no", "demographics", "none are delivered, and all are published as unknown"),
+    "no column of demographics": (
+        lambda rows: [row.pop(name) for row in rows["studentInfo.csv"] for name in DEMOGRAPHICS], "no", "demographics",
+        "none are delivered, and all are published as unknown; levels need none"),
+    "ages in years beside an empty column": (
+        _set("studentInfo.csv", age_band="25", imd_band=""), "partly", "demographics",
+        "published as * (rows): age_band (12); empty ones are published as unknown: imd_band (12)"),
     "a small course": (
         lambda rows: [row.update(date_registration="400") for row in rows["studentRegistration.csv"][:4]], "partly", "publication",
         "1 of 2 courses never have 3 students at once (privacy.k) and are withheld from everything past the wall (AAA-2025J)"),
