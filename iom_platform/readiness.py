@@ -76,7 +76,8 @@ class BrokenRule:
 @dataclass
 class Survey:
     """What a delivery holds, in counts. `unlisted`, `empty`: rows of studentInfo.csv by quasi-identifier;
-    `suites`: file -> sentences of its broken expectations."""
+    `unlisted_click_rows`: on sites that vle.csv does not list for their course; `suites`: file -> sentences of its broken
+    expectations."""
 
     delivered_on: date
     is_full: bool
@@ -89,6 +90,7 @@ class Survey:
     enrollments: int = 0
     unlisted: dict[str, int] = field(default_factory=dict)
     empty: dict[str, int] = field(default_factory=dict)
+    unlisted_click_rows: int = 0
     submissions: int = 0
     unmarked_submissions: int = 0
 
@@ -234,8 +236,12 @@ def _find_activity(survey: Survey) -> Iterator[Finding]:
     if "vle.csv" in survey.missing:
         yield Finding("no", "kinds of material", "vle.csv was not delivered: every click counts as `other`, and the share "
                       "of a course's materials that a student has seen is unknown")  # fmt: skip
+    elif survey.unlisted_click_rows:
+        of = sum(c.click_rows for c in survey.courses)
+        yield Finding("partly", "kinds of material", f"{survey.unlisted_click_rows:,} of {_count(of, 'click row')} are on sites "
+                      "that vle.csv does not list for their course, and count as `other`")  # fmt: skip
     else:
-        yield Finding("yes", "kinds of material", "vle.csv says what the sites are")
+        yield Finding("yes", "kinds of material", "vle.csv lists every site that was clicked")
 
 
 def _find_times(observed: list[Course]) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ What the counts mean belongs to `iom_platform.readiness`. Import this module whe
 
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -24,12 +25,20 @@ from iom_platform.tables import (
     OULAD_STUDENT_REGISTRATION,
     OULAD_STUDENT_VLE,
     OULAD_TABLES,
+    OULAD_VLE,
     Table,
 )
 
 _ROWS_SHOWN = 3
 _COURSE = ["code_module", "code_presentation"]
-_Courses = dict[tuple[str, str], Course]
+
+
+@dataclass
+class _Known:
+    """What the files read so far describe: courses by their two codes, and the sites of each."""
+
+    courses: dict[tuple[str, str], Course] = field(default_factory=dict)
+    sites: pa.Table = field(default_factory=arrow_schema(OULAD_VLE).empty_table)
 
 
 class Gate(Protocol):
@@ -51,10 +60,10 @@ def survey_delivery(delivery: Delivery, gate: Gate, on_rows: Callable[[str, int]
     """
     landing = Landing(delivery, secrets.token_bytes(KEY_BYTES))
     survey = Survey(delivery.delivered_on, delivery.scope == "full", delivery.missing)
-    courses: _Courses = {}
+    known = _Known()
     landed = set()
     for file in delivery.files:
-        rows = _read(landing, file, survey, courses, gate.columns(file.table), on_rows)
+        rows = _read(landing, file, survey, known, gate.columns(file.table), on_rows)
         tally = landing.tallies[file.name]
         survey.files.append(FileCount(file.name, file.shape.is_required, tally.landed, tally.loaded, tally.quarantined))
         if tally.landed:
@@ -64,7 +73,7 @@ def survey_delivery(delivery: Delivery, gate: Gate, on_rows: Callable[[str, int]
     for table in OULAD_TABLES:
         if survey.is_full and table not in {file.table for file in delivery.files}:
             _judge(survey, gate, table.path, table, arrow_schema(table).empty_table().select(gate.columns(table)))
-    survey.courses = sorted(courses.values(), key=lambda c: (c.starts_on, c.course_id))
+    survey.courses = sorted(known.courses.values(), key=lambda c: (c.starts_on, c.course_id))
     return survey
 
 
@@ -75,7 +84,7 @@ def _judge(survey: Survey, gate: Gate, name: str, table: Table, rows: pa.Table) 
 
 
 def _read(
-    landing: Landing, file: DeliveredFile, survey: Survey, courses: _Courses, columns: tuple[str, ...],
+    landing: Landing, file: DeliveredFile, survey: Survey, known: _Known, columns: tuple[str, ...],
     on_rows: Callable[[str, int], object],
 ) -> pa.Table:  # fmt: skip
     """The file's rows in the columns that the gate looks at; a table without key may be huge, and is kept distinct."""
@@ -85,7 +94,7 @@ def _read(
     for batch in landing.read(file):
         loaded = pa.Table.from_batches([batch.rows])
         if note is not None:
-            note(loaded, survey, courses)
+            note(loaded, survey, known)
         kept = pa.concat_tables([kept, loaded.select(columns)])
         if not file.table.key:
             kept = kept.group_by(list(columns)).aggregate([])
@@ -106,33 +115,37 @@ def _note_broken(quarantine: pa.RecordBatch, rules: dict[tuple[str | None, str],
             rule.first_rows.append(row["file_row"])
 
 
-def _by_course(rows: pa.Table, courses: _Courses, *figures: tuple[str, str]) -> list[tuple[Course, dict[str, Any]]]:
+def _by_course(rows: pa.Table, known: _Known, *figures: tuple[str, str]) -> list[tuple[Course, dict[str, Any]]]:
     """Figures per course that the delivery itself describes; an increment may refer to others."""
     groups = rows.group_by(_COURSE).aggregate([([], "count_all"), *figures]).to_pylist()
-    found = [(courses.get((group["code_module"], group["code_presentation"])), group) for group in groups]
+    found = [(known.courses.get((group["code_module"], group["code_presentation"])), group) for group in groups]
     return [(course, group) for course, group in found if course is not None]
 
 
-def _note_courses(rows: pa.Table, survey: Survey, courses: _Courses) -> None:
+def _note_courses(rows: pa.Table, survey: Survey, known: _Known) -> None:
     for row in rows.to_pylist():
         module, presentation = row["code_module"], row["code_presentation"]
         start = row["presentation_starts_on"] or presentation_start(presentation)
         assert start is not None  # a row without either is in quarantine
-        courses[module, presentation] = Course(
+        known.courses[module, presentation] = Course(
             f"{module}-{presentation}", start, row["presentation_starts_on"] is not None, row["module_presentation_length"]
         )  # fmt: skip
 
 
-def _note_assessments(rows: pa.Table, survey: Survey, courses: _Courses) -> None:
+def _note_assessments(rows: pa.Table, survey: Survey, known: _Known) -> None:
     term = rows.filter(pc.not_equal(rows["assessment_type"], "Exam"))
-    for course, group in _by_course(term, courses, ("date", "count")):
+    for course, group in _by_course(term, known, ("date", "count")):
         course.assessments += group["count_all"]
         course.dated_assessments += group["date_count"]
 
 
-def _note_enrollments(rows: pa.Table, survey: Survey, courses: _Courses) -> None:
+def _note_sites(rows: pa.Table, survey: Survey, known: _Known) -> None:
+    known.sites = pa.concat_tables([known.sites, rows])
+
+
+def _note_enrollments(rows: pa.Table, survey: Survey, known: _Known) -> None:
     survey.enrollments += len(rows)
-    for course, group in _by_course(rows, courses, ("final_result", "count")):
+    for course, group in _by_course(rows, known, ("final_result", "count")):
         course.enrollments += group["count_all"]
         course.unknown_outcomes += group["count_all"] - group["final_result_count"]
     for name in GENERALIZED:
@@ -142,10 +155,10 @@ def _note_enrollments(rows: pa.Table, survey: Survey, courses: _Courses) -> None
         survey.empty[name] = survey.empty.get(name, 0) + rows[name].null_count
 
 
-def _note_registrations(rows: pa.Table, survey: Survey, courses: _Courses) -> None:
+def _note_registrations(rows: pa.Table, survey: Survey, known: _Known) -> None:
     days = ["date_registration", "date_unregistration"]
     for group in rows.group_by([*_COURSE, *days]).aggregate([([], "count_all")]).to_pylist():
-        course = courses.get((group["code_module"], group["code_presentation"]))
+        course = known.courses.get((group["code_module"], group["code_presentation"]))
         begin, end, count = group[days[0]], group[days[1]], group["count_all"]
         if course is None or begin is None:
             continue
@@ -156,22 +169,26 @@ def _note_registrations(rows: pa.Table, survey: Survey, courses: _Courses) -> No
                 course.moves[end] -= count
 
 
-def _note_submissions(rows: pa.Table, survey: Survey, courses: _Courses) -> None:
+def _note_submissions(rows: pa.Table, survey: Survey, known: _Known) -> None:
     survey.submissions += len(rows)
     survey.unmarked_submissions += rows["score"].null_count
 
 
-def _note_clicks(rows: pa.Table, survey: Survey, courses: _Courses) -> None:
-    for course, group in _by_course(rows, courses, ("date", "min"), ("clicked_at", "count")):
+def _note_clicks(rows: pa.Table, survey: Survey, known: _Known) -> None:
+    for course, group in _by_course(rows, known, ("date", "min"), ("clicked_at", "count")):
         course.click_rows += group["count_all"]
         course.timed_click_rows += group["clicked_at_count"]
-        known = course.first_click_day
-        course.first_click_day = group["date_min"] if known is None else min(known, group["date_min"])
+        first = course.first_click_day
+        course.first_click_day = group["date_min"] if first is None else min(first, group["date_min"])
+    place = pc.index_in(rows["id_site"], known.sites["id_site"].combine_chunks())
+    listed = [pc.equal(rows[name], known.sites[name].take(place)) for name in _COURSE]
+    survey.unlisted_click_rows += len(rows) - (pc.sum(pc.and_(*listed)).as_py() or 0)
 
 
-_NOTES: dict[Table, Callable[[pa.Table, Survey, _Courses], None]] = {
+_NOTES: dict[Table, Callable[[pa.Table, Survey, _Known], None]] = {
     OULAD_COURSES: _note_courses,
     OULAD_ASSESSMENTS: _note_assessments,
+    OULAD_VLE: _note_sites,
     OULAD_STUDENT_INFO: _note_enrollments,
     OULAD_STUDENT_REGISTRATION: _note_registrations,
     OULAD_STUDENT_ASSESSMENT: _note_submissions,

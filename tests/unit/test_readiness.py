@@ -143,6 +143,13 @@ _LIMITED: dict[str, tuple[Callable[[Rows], None], str, str, str]] = {
         _set_first("studentVle.csv", clicked_at=""), "partly", "time of day", "1 of 12 click rows have no clicked_at"),
     "no sites": (
         _drop("vle.csv"), "no", "kinds of material", "vle.csv was not delivered: every click counts as `other`"),
+    "a site that is not listed": (
+        _set_first("studentVle.csv", id_site=77), "partly", "kinds of material",
+        "1 of 12 click rows are on sites that vle.csv does not list for their course"),
+    "a site of another course": (
+        _set_first("studentVle.csv", id_site=1), "partly", "kinds of material", "1 of 12 click rows are on sites"),
+    "a list of no site": (
+        lambda rows: rows["vle.csv"].clear(), "partly", "kinds of material", "12 of 12 click rows are on sites"),
     "no assessments": (
         lambda rows: (rows["assessments.csv"].clear(), rows["studentAssessment.csv"].clear()), "no", "deadlines",
         "assessments.csv has no assessment beside exams: nothing is ever due"),
