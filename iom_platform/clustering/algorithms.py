@@ -3,8 +3,9 @@
 Quality, profiles and risk do not belong here, nor does storing a model.
 
 A fitted model is one scikit-learn Pipeline of standard parts, so that preprocessing is versioned with the estimator and
-MLflow's skops format can load it: `scale` brings each model input to 0-1, `cluster` is the estimator. A missing input
-means something, and is filled with that meaning rather than with a number learned from classmates, where it has one.
+MLflow's skops format can load it: `scale` picks each model input by its name, whatever else the frame holds, and brings
+it to 0-1; `cluster` is the estimator. A missing input means something, and is filled with that meaning rather than with
+a number learned from classmates, where it has one.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
 # Raise it when the same snapshot, parameters and seed would give another model: a change of preprocessing, of an
 # estimator's fixed parameters or of the canonical order. It is part of the fit key, so every model is then fitted anew.
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 # Types that skops does not trust by itself and that this module's pipelines hold (the imputer keeps its dtype).
-TRUSTED_TYPES = ("numpy.dtype",)
+TRUSTED_TYPES = ("numpy.dtype", "pandas.DataFrame")
 
 # Longer than any presentation: never active is further away than any activity.
 NEVER_ACTIVE_DAYS = 365.0
@@ -138,19 +139,22 @@ def _scaling() -> Any:
     The range is used rather than the standard deviation, since the inputs are bounded by construction, and a column that
     hardly varied at training would otherwise rule the distances of every later day.
     """
+    import pandas as pd
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer, MinMaxScaler
 
     columns = []
+    # a registered model gets whole numbers from a CSV file, nullable ones from a notebook, objects with pd.NA from MLflow
+    as_numbers = FunctionTransformer(pd.DataFrame, kw_args={"dtype": "Float64"})
     for name in MODEL_INPUTS:
         meaning = _MEANING[name]
         fill = (SimpleImputer(strategy="median", keep_empty_features=True) if meaning is None
                 else SimpleImputer(strategy="constant", fill_value=meaning, keep_empty_features=True))  # fmt: skip
         # a day more matters on the second day and hardly on the hundredth
         steps = [fill, FunctionTransformer(np.log1p)] if name == "days_since_last_activity" else [fill]
-        columns.append((name, make_pipeline(*steps, MinMaxScaler(clip=True)), [name]))
+        columns.append((name, make_pipeline(as_numbers, *steps, MinMaxScaler(clip=True)), name))
     return ColumnTransformer(columns)
 
 

@@ -357,6 +357,7 @@ def _log_model(
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
 
     logged = client.create_logged_model(
         run.info.experiment_id,
@@ -372,10 +373,10 @@ def _log_model(
         model_uuid=logged.model_id,
         model_id=logged.model_id,
     )
-    # every input is a double, since a missing value is a valid one
-    signature = ModelSignature(
-        Schema([ColSpec(DataType.double, c) for c in columns]), Schema([ColSpec(DataType.long, "cluster")])
-    )
+    # "any" and "optional", for the pipeline brings to numbers what it picks: as doubles MLflow would refuse the whole
+    # numbers of our own tables, and as required columns it would print the rows where one is missing
+    inputs = Schema([ColSpec(AnyType(), c, required=False) for c in columns])
+    signature = ModelSignature(inputs, Schema([ColSpec(DataType.long, "cluster")]))
     with tempfile.TemporaryDirectory(prefix="iom-model-") as folder:
         _mlflow().sklearn.save_model(
             model,

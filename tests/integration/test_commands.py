@@ -24,12 +24,14 @@ import psycopg2
 import pytest
 
 from iom_platform.cli import app
+from iom_platform.extract.pseudonym_key import load_key
 from iom_platform.extract.synthetic import write_twin
+from iom_platform.notebook import TemporalFeatureExtractor
 from iom_platform.report import page
 from iom_platform.storage import warehouse
 from iom_platform.storage.postgres_server import ensure_server
 from iom_platform.storage.record import READER
-from iom_platform.tables import OULAD_STUDENT_INFO, find_table
+from iom_platform.tables import MODEL_INPUTS, OULAD_STUDENT_INFO, find_table
 from tests.spine import IOM, Spine, said, set_columns, spine_at, succeed
 
 DAY = date(2026, 5, 1)
@@ -577,3 +579,41 @@ def test_dg_lists_the_definitions_after_env(spine: Spine, tmp_path: Path) -> Non
     done = _shell('cd "$DAGSTER_HOME" && dg list defs --json', tmp_path)
     assert done.returncode == 0, done.stderr
     assert "risk/student_risk" in done.stdout
+
+
+# the two frames that a user holds: an export, with whole numbers, and the notebook's, with pandas' nullable ones
+PREDICT = """
+import mlflow, mlflow.sklearn, pandas as pd
+frames = {"csv": pd.read_csv("term.csv"), "notebook": pd.read_pickle("features.pickle")}
+for name, frame in frames.items():
+    frame = frame[frame["is_observed"]].iloc[:, ::-1]  # other columns, in another order
+    for flavor in (mlflow.pyfunc, mlflow.sklearn):
+        model = flavor.load_model("models:/student_clusters@champion")
+        found = frame[["student_pseudonym", "course_id"]].assign(cluster=model.predict(frame))
+        found.to_csv(f"{name} {flavor.__name__}.csv", index=False)
+        try:
+            model.predict(frame.drop(columns="score_pct_mean"))
+        except ValueError as error:
+            print(error)
+"""
+
+
+def test_the_champion_takes_the_rows_of_an_export_and_of_a_notebook(ran: Ran, tmp_path: Path) -> None:
+    for table, name in (("anonymized/student_term", "term.csv"), ("clustering/assignments", "assigned.csv")):
+        done = ran.spine.iom("export", table, "--out", str(tmp_path / name), "--as-of", DAY.isoformat())
+        assert done.returncode == 0, done.stderr
+    extractor = TemporalFeatureExtractor(key=load_key(ran.spine.settings), source="synthetic")
+    features = extractor.extract_temporal_features(ran.twin, DAY)
+    (tmp_path / "predict.py").write_text(PREDICT)
+    nullable = features.convert_dtypes()  # as the frame of a day on which some value is null
+    assert {str(nullable[name].dtype) for name in MODEL_INPUTS} == {"Int64", "Float64"}
+    nullable.to_pickle(tmp_path / "features.pickle")
+    done = _shell("python predict.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["columns are missing: {'score_pct_mean'}"] * 4
+    published = pd.read_csv(tmp_path / "assigned.csv").set_index(["student_pseudonym", "course_id"])["cluster"]
+    assert published.nunique() > 1
+    for name in ("csv", "notebook"):
+        for flavor in ("pyfunc", "sklearn"):
+            found = pd.read_csv(tmp_path / f"{name} mlflow.{flavor}.csv").set_index(published.index.names)["cluster"]
+            pd.testing.assert_series_equal(found.reindex(published.index), published)
