@@ -1,6 +1,8 @@
 """Levels against what became of the students of OULAD: a look back at dates that no weight or cut-off was chosen from.
 
-`pytest -s` shows the table of docs/validation.md. Nothing here may be tuned until it passes: a level that fails is a finding.
+It reads a subset: clicks of AAA-2013J and BBB-2013B alone. With the published files other figures come out, and cohorts
+too; docs/validation.md says how to make the subset. `pytest -s` shows the table that stands there. Nothing here may be
+tuned until it passes: a level that fails is a finding.
 """
 
 import os
