@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from iom_platform.settings import Clustering, Institution, Risk, Warehouse
-from iom_platform.tables import QUARANTINE, STUDENT_TERM
+from iom_platform.tables import MODEL_INPUTS, QUARANTINE, STUDENT_TERM
 
 if TYPE_CHECKING:
     import duckdb
@@ -142,6 +143,9 @@ class ClusteringEngine:
         self, algorithm: str = _CLUSTERING.algorithm, n_clusters: int = _CLUSTERING.n_clusters,
         max_iterations: int = _CLUSTERING.max_iterations, seed: int = _CLUSTERING.seed,
     ) -> None:  # fmt: skip
+        for name, value in {"n_clusters": n_clusters, "max_iterations": max_iterations, "seed": seed}.items():
+            if not isinstance(value, Integral):
+                raise TypeError(f"{name} is {value!r}, which is no whole number; write one such as {name}=4")
         self.algorithm, self.n_clusters, self.max_iterations, self.seed = algorithm, n_clusters, max_iterations, seed
         self.clusters_: pd.DataFrame | None = None
 
@@ -150,7 +154,8 @@ class ClusteringEngine:
 
         features: rows of one day, as `extract_temporal_features` returns them. Returns student_pseudonym, course_id,
         cluster (from 0, the most active) and confidence (0-1), in the order of the features; both are null where the
-        course is not observed. Raises ValueError for several rows of an enrollment, too few rows, and as `clustering.fit`.
+        course is not observed. Raises ValueError for a column that is missing or holds no numbers, several rows of an
+        enrollment, too few rows, and as `clustering.fit`; warns of an input without any value.
         """
         import pandas as pd
 
@@ -159,14 +164,18 @@ class ClusteringEngine:
         from iom_platform.clustering.training import ROWS_PER_CLUSTER, train
         from iom_platform.risk import select_scorable
 
-        features = features.reset_index(drop=True)
+        features = _read_features(features).reset_index(drop=True)
         if features.duplicated(_KEY).any():
             raise ValueError("features hold an enrollment more than once; cluster the rows of one day at a time")
         snapshot = select_scorable(features)
         if len(snapshot) < ROWS_PER_CLUSTER * self.n_clusters:
             raise ValueError(
-                f"{len(snapshot)} observed enrollments with enough data are too few to fit {self.n_clusters} clusters; "
-                "choose another as_of_on or lower n_clusters"
+                f"{len(snapshot)} observed enrollments with enough data are too few to fit {self.n_clusters} clusters, "
+                f"for each needs {ROWS_PER_CLUSTER}; lower n_clusters, or extract the features of another day"
+            )
+        for name in [name for name in MODEL_INPUTS if snapshot[name].isna().all()]:
+            warnings.warn(
+                f"{name} is null in every row that a model is fitted on, so it tells nobody apart", stacklevel=2
             )
         knobs: dict[str, Any] = {"max_iterations": self.max_iterations, "seed": self.seed}
         trained = train(snapshot, algorithm=self.algorithm, n_clusters=self.n_clusters, **knobs)
@@ -280,6 +289,29 @@ def _count_rejected(quarantine: "pd.DataFrame") -> list[str]:
     counts = quarantine.value_counts(["file_name", "rule"]).reset_index()
     told = ", ".join(f"{n:,} of {file} ({rule})" for file, rule, n in counts.itertuples(index=False, name=None))
     return [f"{len(quarantine):,} records are left out: {told}; quarantine_ names record, column, rule and remedy"]
+
+
+def _read_features(features: Any) -> "pd.DataFrame":
+    """The frame, numbers that came as objects made numbers; refuses what a fit or a score would stumble over."""
+    import pandas as pd
+
+    from iom_platform.risk import SOURCE_COLUMNS
+
+    remedy = "give the frame that extract_temporal_features returned"
+    if not isinstance(features, pd.DataFrame):
+        raise TypeError(f"features is a {type(features).__name__}; {remedy}")
+    absent = [name for name in dict.fromkeys([*_KEY, *SOURCE_COLUMNS, *MODEL_INPUTS]) if name not in features.columns]
+    if absent:
+        is_index = absent[0] in features.index.names
+        raise ValueError(
+            f"features lack the column {absent[0]}; {'turn the index back by reset_index()' if is_index else remedy}"
+        )
+    numbers = list(dict.fromkeys([*SOURCE_COLUMNS[2:], *MODEL_INPUTS]))
+    for name in numbers:
+        values = features[name].dropna().convert_dtypes()
+        if len(values) and not pd.api.types.is_numeric_dtype(values):
+            raise ValueError(f"the column {name} of features holds {values.dtype} where numbers belong; {remedy}")
+    return features.astype({name: "Float64" for name in numbers if features[name].dtype == object})
 
 
 def _are_equal(clusters: "pd.DataFrame", own: "pd.DataFrame") -> bool:

@@ -55,7 +55,8 @@ NOTHING_STANDS_OUT = "Nothing stands out"
 SEVERAL_SMALL_SIGNS = "Several small signs together, none of them strong"
 LIKE_A_WEAK_GROUP = "Behaves like a group of students with weak engagement"
 
-_SOURCE_COLUMNS = (
+# what a score is made of; the first two are no numbers
+SOURCE_COLUMNS = (
     "is_observed", "activity_missing_reason", "course_day", "course_days_enrolled", "active_days_28d_to_peers",
     "clicks_28d_to_peers", "clicks_14d_to_history", "days_since_last_activity", "submissions_due", "submissions_made",
     "submissions_late", "submissions_missed", "submissions_missed_share", "score_pct_mean", "active_days_last_28_days",
@@ -93,7 +94,7 @@ def _column(frame: pd.DataFrame, name: str) -> np.ndarray:
 
 
 def _check_columns(frame: pd.DataFrame) -> None:
-    absent = [name for name in _SOURCE_COLUMNS if name not in frame.columns]
+    absent = [name for name in SOURCE_COLUMNS if name not in frame.columns]
     if absent:
         raise ValueError(f"the cohort lacks column {absent[0]}; select it from anonymized/student_term")
 
@@ -248,9 +249,7 @@ def _explain_rows(
     Concerns rank by weight times value. A LOW row tells what goes well first, then its strongest concern.
     """
     names = list(COMPONENTS)
-    columns = {
-        name: _column(frame, name) for name in _SOURCE_COLUMNS if name not in ("is_observed", "activity_missing_reason")
-    }
+    columns = {name: _column(frame, name) for name in SOURCE_COLUMNS[2:]}
     contribution = np.nan_to_num(values, nan=-1.0) * np.array([weight for _, weight in COMPONENTS.values()])
     told = np.full((len(frame), 3), None, dtype=object)
     for row, order in enumerate(np.argsort(-contribution, axis=1, kind="stable")):

@@ -180,8 +180,61 @@ def test_a_change_of_what_was_returned_changes_nothing_kept(features: pd.DataFra
 def test_rows_of_two_days_and_too_few_rows_are_refused(features: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match="more than once"):
         ClusteringEngine().perform_clustering(pd.concat([features, features]))
-    with pytest.raises(ValueError, match=r"39 observed enrollments .* too few to fit 4 clusters"):
+    few = r"^39 observed enrollments .* too few to fit 4 clusters, for each needs 10; lower n_clusters, or extract"
+    with pytest.raises(ValueError, match=few):
         ClusteringEngine().perform_clustering(risk.select_scorable(features).head(39))
+
+
+@pytest.mark.parametrize(
+    "name", [*ENROLLMENT, "is_observed", "score_pct_mean", "weekday_entropy_share", "submissions_late"]
+)
+def test_features_that_lack_a_column_are_refused_with_the_remedy(features: pd.DataFrame, name: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"^features lack the column {name}; give the frame that extract_temporal_f\w+ returned$"
+    ):
+        ClusteringEngine().perform_clustering(features.drop(columns=name))
+
+
+def test_features_with_their_key_in_the_index_are_told_of_reset_index(features: pd.DataFrame) -> None:
+    with pytest.raises(
+        ValueError, match=r"^features lack the column student_pseudonym; turn the index back by reset_index\(\)$"
+    ):
+        ClusteringEngine().perform_clustering(features.set_index(ENROLLMENT))
+
+
+@pytest.mark.parametrize("name", ["score_pct_mean", "days_since_last_activity", "submissions_late"])
+def test_text_where_numbers_belong_is_named_and_numbers_as_objects_pass(
+    features: pd.DataFrame, engine: ClusteringEngine, name: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"^the column {name} of features holds string where numbers belong; give"):
+        ClusteringEngine().perform_clustering(features.assign(**{name: "high"}))
+    objects = features[name].astype(object).where(features[name].notna(), None)
+    clusters = ClusteringEngine().perform_clustering(features.assign(**{name: objects}))
+    pd.testing.assert_frame_equal(clusters, engine.clusters_)
+
+
+def test_an_input_without_a_value_is_warned_of(features: pd.DataFrame) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ClusteringEngine().perform_clustering(features)
+    with pytest.warns(UserWarning, match=r"^score_pct_mean is null in every row that a model is fitted on"):
+        ClusteringEngine().perform_clustering(features.assign(score_pct_mean=pd.NA))
+
+
+@pytest.mark.parametrize("value", ["4", 4.0, None])
+@pytest.mark.parametrize("knob", ["n_clusters", "max_iterations", "seed"])
+def test_a_knob_that_is_no_whole_number_is_refused(knob: str, value: object) -> None:
+    with pytest.raises(
+        TypeError, match=rf"^{knob} is {value!r}, which is no whole number; write one such as {knob}=4$"
+    ):
+        ClusteringEngine(**{knob: value})  # type: ignore[arg-type]
+
+
+def test_what_is_no_frame_is_refused() -> None:
+    with pytest.raises(
+        TypeError, match=r"^features is a list; give the frame that extract_temporal_features returned$"
+    ):
+        ClusteringEngine().perform_clustering([1, 2])  # type: ignore[arg-type]
 
 
 # -- what is refused at the door -----------------------------------------------------------------------

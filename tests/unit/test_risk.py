@@ -230,11 +230,11 @@ def test_personal_attributes_are_not_read() -> None:
     )
     pd.testing.assert_frame_equal(first, second)
     pd.testing.assert_frame_equal(first, third)
-    assert not set(personal) & set(risk._SOURCE_COLUMNS)
+    assert not set(personal) & set(risk.SOURCE_COLUMNS)
 
 
 def test_outcomes_are_not_read() -> None:
-    assert not {"outcome", "final_result", "outcome_known_on"} & set(risk._SOURCE_COLUMNS)
+    assert not {"outcome", "final_result", "outcome_known_on"} & set(risk.SOURCE_COLUMNS)
 
 
 def test_cut_offs_are_quantiles_of_the_training_scores() -> None:
