@@ -80,14 +80,14 @@ def test_the_lines_of_the_readme_run(twin: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("IOM_HOME", str(tmp_path / "home"))
     section = (PROJECT_ROOT / "README.md").read_text().partition("## In a notebook")[2].partition("\n## ")[0]
     (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.S)
-    broken = tmp_path / "broken"
+    broken = tmp_path / "my_extract"
     broken.mkdir()
+    monkeypatch.chdir(tmp_path)
     for file in twin.iterdir():
         (broken / file.name).write_bytes(file.read_bytes())
     with (broken / "studentVle.csv").open("a") as clicks:
         clicks.write("NOX,2024J,4711001,1,1,1,\n")
-    space: dict[str, object] = {"student_data": broken}
-    # its source is oulad, so the declared day of the twin counts and no day is assumed
+    space: dict[str, object] = {}
     with pytest.warns(UserWarning, match=r"^1 records are left out: 1 of studentVle.csv \(unknown course\)"):
         exec(compile(code, "README.md", "exec"), space)
     found, levels, extractor = space["features"], space["risk"], space["extractor"]
@@ -106,6 +106,9 @@ def test_the_lines_of_the_readme_run(twin: Path, tmp_path: Path, monkeypatch: py
     assert {extractor.pseudonym_of(one) for one in ids} >= set(found["student_pseudonym"])
     assert extractor.pseudonym_of(ids[0]) != TemporalFeatureExtractor().pseudonym_of(ids[0])
     assert not (tmp_path / "home").exists()
+    with pytest.warns(UserWarning, match=r"^1 records are left out"):
+        as_oulad = TemporalFeatureExtractor().extract_temporal_features(broken)
+    assert as_oulad["clicks_total"].sum() == found["clicks_total"].sum() > 0
 
 
 def test_frames_are_what_their_files_are(features: pd.DataFrame, twin: Path, scratch: Path) -> None:
