@@ -339,6 +339,7 @@ MODEL_INPUTS = (
     "active_days_28d_to_peers", "clicks_28d_to_peers", "clicks_14d_to_history", "days_since_last_activity",
     "weekday_entropy_share", "submissions_missed_share", "score_pct_mean",
 )  # fmt: skip
+MODEL_NAME = "student_clusters"  # in MLflow
 
 # -- clustering and risk: small and transactional, in the record ---------------------------------------
 

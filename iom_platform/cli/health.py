@@ -48,14 +48,32 @@ def examine() -> None:
         print(f"  {section}: {value}")
     print(f"  postgres: {'a server of yours (IOM_POSTGRES_URL)' if settings.postgres_url else 'embedded'}")
     print(f"  pseudonym key: {'IOM_PSEUDONYM_KEY' if settings.pseudonym_key else settings.key_path}")
+    wrong = find_wrong(settings)
+    other = None if wrong else _show_champion(settings)
     for sentence in settings.not_in_force():
         print(f"Not in force yet: {sentence}")
-    wrong = find_wrong(settings)
     for sentence in wrong:
         print(f"WRONG: {sentence}")
     if wrong:
         raise Unwell(f"{len(wrong)} finding{'s' if len(wrong) > 1 else ''} above")
-    print("Nothing is wrong.")
+    print("Nothing else is wrong." if other else "Nothing is wrong.")
+
+
+def _show_champion(settings: Settings) -> str | None:
+    """Print what the newest model is; returns in what the settings differ from it, which is printed too."""
+    from iom_platform.storage.champion import read_champion
+    from iom_platform.storage.postgres_server import find_server
+
+    server = find_server(settings)
+    if server is None:
+        print("  champion: not read, for PostgreSQL does not run")
+        return None
+    champion = read_champion(server)
+    print(f"  champion: {champion or 'none yet'}")
+    other = champion.other_than(settings.clustering) if champion else None
+    if other:
+        print(f"WARNING: the champion scores, and {other}")
+    return other
 
 
 def find_wrong(settings: Settings) -> list[str]:

@@ -172,7 +172,7 @@ def _say_if_left_out(settings: Settings, as_of_on: date, delivery_id: str) -> No
 
 
 def print_summary(settings: Settings, as_of_on: date) -> None:
-    """Risk levels per course of one day, and what is not in force."""
+    """Risk levels per course of one day, the model that scored it, and what is not in force."""
     from iom_platform.flow.risk import nothing_to_score
     from iom_platform.risk import summarize_risk
     from iom_platform.storage.record import open_record, read_table
@@ -185,8 +185,21 @@ def print_summary(settings: Settings, as_of_on: date) -> None:
     else:
         print(f"Student risk at the end of {as_of_on}: {len(frame)} enrollments")
         print(summarize_risk(frame).to_string(index=False))
+        _say_what_scored(settings, as_of_on)
     for sentence in settings.not_in_force():
         print(f"Not in force yet: {sentence}")
+
+
+def _say_what_scored(settings: Settings, as_of_on: date) -> None:
+    from iom_platform.storage.champion import read_champion
+    from iom_platform.storage.postgres_server import ensure_server
+
+    champion = read_champion(ensure_server(settings), as_of_on)
+    if champion is None:
+        return
+    print(f"Scored by {champion}.")
+    if other := champion.other_than(settings.clustering):
+        print(f"WARNING: that model scored the day, but {other}")
 
 
 def write_synthetic(out: Path, *, students: int, seed: int, through: date | None) -> None:

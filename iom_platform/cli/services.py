@@ -23,6 +23,7 @@ from iom_platform.flow.liveness import own_mark, process_mark
 from iom_platform.settings import PROJECT_ROOT, Settings, environment_with, environment_without_secrets, load_settings
 from iom_platform.storage.model_registry import Registry
 from iom_platform.storage.postgres_server import ensure_server, server_status, stop_server
+from iom_platform.tables import MODEL_NAME
 
 HOST = "127.0.0.1"
 _STOP_SECONDS = 15
@@ -161,8 +162,6 @@ def serve(*, dagster_port: int, mlflow_port: int) -> None:
 
 
 def _serve(settings: Settings, *, dagster_port: int, mlflow_port: int) -> None:
-    from iom_platform.flow.clustering import MODEL_NAME  # here, since `iom status` needs no Dagster
-
     ports = {"dagster": _free_port(dagster_port), "mlflow": _free_port(mlflow_port)}
     for name, wanted in (("dagster", dagster_port), ("mlflow", mlflow_port)):
         if ports[name] != wanted:

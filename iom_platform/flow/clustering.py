@@ -27,12 +27,19 @@ from iom_platform.flow.resources import (
     warehouse,
 )
 from iom_platform.settings import Settings
-from iom_platform.tables import ANONYMIZED_STUDENT_TERM, ASSIGNMENTS, MODEL_INPUTS, PROFILES, PROMOTIONS, Table
+from iom_platform.tables import (
+    ANONYMIZED_STUDENT_TERM,
+    ASSIGNMENTS,
+    MODEL_INPUTS,
+    MODEL_NAME,
+    PROFILES,
+    PROMOTIONS,
+    Table,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MODEL_NAME = "student_clusters"
 SILHOUETTE_CHECK = "silhouette"
 
 
@@ -152,12 +159,13 @@ def _promote(settings: Settings, snapshot: Snapshot, *, refit: bool) -> dict[str
         made = found or _log_fit(settings, snapshot, params, register=True)
     except ValueError as error:
         raise refusal(f"{params['algorithm']} could not be fitted: {error}.") from None
+    why = "forced refit" if refit else f"first model trained on or before {snapshot.as_of_on}"
     row = {
         "model_name": MODEL_NAME,
         "algorithm": params["algorithm"],
         "trained_as_of": snapshot.as_of_on,
         "fit_key": key,
-        "reason": "forced refit" if refit else f"first model trained on or before {snapshot.as_of_on}",
+        "reason": f"{why}, of clustering.algorithm {params['algorithm']}, k={params['n_clusters']}",
         "promoted_at": utc_now(),
         **made,
     }
@@ -196,7 +204,7 @@ def _see_to_champion(
         return champion, f"kept version {champion['model_version']}: {few}" if champion else f"no model: {few}"
     row = _promote(settings, snapshot, refit=refit)
     _compare(context, settings, snapshot)
-    return row, f"promoted version {row['model_version']} ({row['algorithm']}): {row['reason']}"
+    return row, f"promoted version {row['model_version']}: {row['reason']}"
 
 
 @dg.multi_asset(
@@ -209,11 +217,16 @@ def _see_to_champion(
 )  # fmt: skip
 def promotions(context: dg.AssetExecutionContext, config: FitConfig, platform: Platform) -> Iterator[Any]:
     """See that the day has a champion that was trained on or before it; fit and promote one where it has none."""
+    from iom_platform.storage.champion import read_champion
     from iom_platform.storage.model_registry import Registry
+    from iom_platform.storage.postgres_server import ensure_server
     from iom_platform.storage.record import champion_for, open_record
 
     settings, as_of_on = platform.settings, date.fromisoformat(context.partition_key)
     champion, how = _see_to_champion(context, settings, as_of_on, refit=config.refit)
+    scoring = read_champion(ensure_server(settings), as_of_on)
+    if scoring and (other := scoring.other_than(settings.clustering)):
+        how = f"{how}; {other}"
     context.log.info(how)
     metadata: dict[str, Any] = {"decision": how}
     silhouette = None

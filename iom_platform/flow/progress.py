@@ -22,7 +22,7 @@ def _numbers(metadata: Mapping[str, Any]) -> Iterator[str]:
 
 
 class _StepLines(logging.Handler):
-    """Prints `step done in n s` and messages of warning or above; nothing else.
+    """Prints `step: done in n s`, with what the step decided, and messages of warning or above; nothing else.
 
     It keeps the standard error of its beginning: Dagster captures a step's, and passes it on by a process that it may
     end before the last lines are through.
@@ -31,6 +31,7 @@ class _StepLines(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._began: dict[str, float] = {}
+        self._decided: dict[str, str] = {}
         self._terminal = os.fdopen(os.dup(2), "w", 1, encoding="utf-8", errors="replace")
 
     def _say(self, line: str) -> None:
@@ -44,9 +45,12 @@ class _StepLines(logging.Handler):
                 self._say(f"{record.levelname.lower()}: {meta.get('orig_message') or record.getMessage()}")
         elif event.event_type_value == "STEP_START":
             self._began[event.step_key] = time.monotonic()
+        elif event.event_type_value == "ASSET_MATERIALIZATION":
+            if decision := event.event_specific_data.materialization.metadata.get("decision"):
+                self._decided[event.step_key] = f": {decision.value}"
         elif event.event_type_value == "STEP_SUCCESS":
             seconds = time.monotonic() - self._began.get(event.step_key, time.monotonic())
-            self._say(f"{event.step_key}: done in {seconds:.1f} s")
+            self._say(f"{event.step_key}: done in {seconds:.1f} s{self._decided.get(event.step_key, '')}")
         elif event.event_type_value == "ASSET_CHECK_EVALUATION" and not event.event_specific_data.passed:
             check = event.event_specific_data
             numbers = ", ".join(_numbers(check.metadata))

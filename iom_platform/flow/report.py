@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from iom_platform.flow.clustering import MODEL_NAME
 from iom_platform.flow.resources import (
     ADVISORS,
     AS_OF,
@@ -33,6 +32,7 @@ from iom_platform.tables import (
     DELIVERIES,
     DELIVERY_SCOPE,
     FILES,
+    MODEL_NAME,
     PROFILES,
     PROMOTIONS,
     QUARANTINE,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from iom_platform.flow.checks import publish, suite_spec
-from iom_platform.flow.clustering import MODEL_NAME, picture, read_cohort
+from iom_platform.flow.clustering import picture, read_cohort
 from iom_platform.flow.resources import ADVISORS, AS_OF, ONE_DAY, RETRY, Platform, asset_key, refusal, table_spec
 from iom_platform.settings import Settings
-from iom_platform.tables import ANONYMIZED_STUDENT_TERM, ASSIGNMENTS, PROMOTIONS, STUDENT_RISK
+from iom_platform.tables import ANONYMIZED_STUDENT_TERM, ASSIGNMENTS, MODEL_NAME, PROMOTIONS, STUDENT_RISK
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -90,6 +90,15 @@ def ensure_server(settings: Settings) -> Server:
     return running
 
 
+def find_server(settings: Settings) -> Server | None:
+    """The server where it runs, else None; starts and creates nothing. Raises ServerError."""
+    if settings.postgres_url is None:
+        return _attach(settings.home.resolve() / "postgres")
+    server, connection = _open_external(settings.postgres_url)
+    connection.close()
+    return server
+
+
 def stop_server(settings: Settings) -> bool:
     """Stop the embedded server, open sessions are rolled back; False where none runs or it is not ours to stop."""
     folder = settings.home.resolve() / "postgres"

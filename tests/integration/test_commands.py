@@ -24,10 +24,13 @@ import psycopg2
 import pytest
 
 from iom_platform.cli import app
+from iom_platform.cli.health import examine
+from iom_platform.cli.runs import print_summary
 from iom_platform.extract.pseudonym_key import load_key
 from iom_platform.extract.synthetic import write_twin
 from iom_platform.notebook import TemporalFeatureExtractor
 from iom_platform.report import page
+from iom_platform.settings import load_settings
 from iom_platform.storage import warehouse
 from iom_platform.storage.postgres_server import ensure_server
 from iom_platform.storage.record import READER
@@ -294,6 +297,69 @@ def test_run_tells_its_progress_and_summary_apart(ran: Ran) -> None:
     done = ran.runs[EARLIER]
     assert f"Scoring {EARLIER} ..." in done.err and "score_risk: done in" in done.err
     assert "Scoring" not in done.out
+
+
+# -- the model that scored -------------------------------------------------------------------------------
+
+
+def test_run_says_which_model_scored_and_what_the_fit_decided(ran: Ran) -> None:
+    for day, done in ran.runs.items():
+        (line,) = (line for line in done.out.splitlines() if line.startswith("Scored by"))
+        told = re.fullmatch(r"Scored by student_clusters version (\d) \(kmeans, k=4, trained as of ([\d-]+)\)\.", line)
+        assert told and date.fromisoformat(told[2]) <= day
+        how = f"(kept|promoted) version {told[1]}"
+        assert re.search(rf"^  fit_model: done in [\d.]+ s: {how}", done.err, flags=re.M)
+        assert "WARNING" not in done.out
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "asked"),
+    [
+        ("N_CLUSTERS", "6", "kmeans, k=6"),
+        ("ALGORITHM", "gmm", "gmm, k=4"),
+        ("SEED", "5", "kmeans, k=4, seed 5"),
+    ],
+)
+def test_settings_that_the_champion_was_not_fitted_with_are_told_with_the_remedy(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str, asked: str
+) -> None:
+    remedy = f"the settings ask for {asked}: add --refit to `iom run`"
+    print_summary(spine.settings, DAY)
+    same = capsys.readouterr().out
+    monkeypatch.setenv(f"IOM_CLUSTERING__{name}", value)
+    print_summary(load_settings(), DAY)
+    other = capsys.readouterr().out
+    assert [line for line in other.splitlines() if line not in same] == [
+        f"WARNING: that model scored the day, but {remedy}"
+    ]
+    examine()
+    said = capsys.readouterr().out.splitlines()
+    assert f"WARNING: the champion scores, and {remedy}" in said
+    assert said[-1] == "Nothing else is wrong."
+
+
+def test_a_fit_that_keeps_the_champion_of_other_settings_says_so(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IOM_CLUSTERING__N_CLUSTERS", "6")
+    result = spine.run_part(dg.AssetSelection.assets(["clustering", "promotions"]), DAY)
+    succeed(result)
+    (decision,) = {
+        e.step_materialization_data.materialization.metadata["decision"].value
+        for e in result.all_events
+        if e.is_step_materialization
+    }
+    assert re.fullmatch(r"kept version .*; the settings ask for kmeans, k=6: add --refit to `iom run`", str(decision))
+
+
+def test_doctor_shows_the_champion_without_a_heavy_import(spine: Spine) -> None:
+    code = (
+        "import sys; from iom_platform.cli import app; app(['doctor'], standalone_mode=False)\n"
+        "print(sorted({'dagster', 'mlflow', 'pandas', 'sklearn', 'duckdb', 'pyarrow'} & set(sys.modules)))"
+    )
+    *_, verdict, heavy = (lines := _python(code).stdout.splitlines())
+    assert [
+        line for line in lines if re.match(r"  champion: student_clusters version \d \(kmeans, k=4, trained as", line)
+    ]
+    assert (verdict, heavy) == ("Nothing is wrong.", "[]")
 
 
 # -- the report ----------------------------------------------------------------------------------------

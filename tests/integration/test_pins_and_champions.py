@@ -14,7 +14,7 @@ import pytest
 from iom_platform.clustering.training import ROWS_PER_CLUSTER
 from iom_platform.flow import clustering, features, risk
 from iom_platform.flow.clock import today
-from iom_platform.storage import record, warehouse
+from iom_platform.storage import model_registry, record, warehouse
 from iom_platform.tables import DELIVERIES, DELIVERY_SCOPE, STUDENT_RISK
 from tests.plants import valid_frame
 from tests.spine import Spine, spine_at
@@ -142,6 +142,24 @@ def test_too_few_rows_fit_no_model_and_keep_the_champion(
     found, how = clustering._see_to_champion(CONTEXT, spine.settings, DAY, refit=True)
     assert found == champion
     assert how.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("refit", "reason"),
+    [
+        (False, "first model trained on or before 2026-03-02, of clustering.algorithm gmm, k=6"),
+        (True, "forced refit, of clustering.algorithm gmm, k=6"),
+    ],
+)
+def test_a_promotion_says_what_decided(spine: Spine, no_record: pytest.MonkeyPatch, refit: bool, reason: str) -> None:
+    asked = spine.settings.clustering.model_copy(update={"algorithm": "gmm", "n_clusters": 6})
+    settings = spine.settings.model_copy(update={"clustering": asked})
+    saved: list[dict[str, Any]] = []
+    no_record.setattr(record, "save_promotion", lambda _, row: saved.append(row))
+    no_record.setattr(clustering, "_log_fit", lambda *_, **__: {"model_version": 7, "mlflow_run_id": "a-run"})
+    no_record.setattr(model_registry.Registry, "find_version_by_fit_key", lambda *_: None)
+    clustering._promote(settings, clustering.Snapshot(pd.DataFrame(), DAY, "digest", "a-run"), refit=refit)
+    assert [row["reason"] for row in saved] == [reason]
 
 
 def test_a_comparison_that_fails_costs_the_day_nothing(

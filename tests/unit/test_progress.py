@@ -37,6 +37,19 @@ def test_a_check_tells_its_numbers_but_not_its_duration(capfd: pytest.CaptureFix
     )
 
 
+def test_a_step_tells_what_it_decided(capfd: pytest.CaptureFixture[str]) -> None:
+    logger = progress.logger_fn(dg.build_init_logger_context())
+    _say_step(logger, "STEP_START")
+    kept = dg.AssetMaterialization("model", metadata={"decision": "kept version 7", "rows": 12})
+    event = SimpleNamespace(
+        event_type_value="ASSET_MATERIALIZATION", step_key="land",
+        event_specific_data=SimpleNamespace(materialization=kept),
+    )  # fmt: skip
+    logger.info("event", extra={"dagster_meta": {"dagster_event": event}})
+    _say_step(logger, "STEP_SUCCESS")
+    assert capfd.readouterr().err == "  land: done in 0.0 s: kept version 7\n"
+
+
 def test_the_last_line_is_not_lost_with_the_captured_output(capfd: pytest.CaptureFixture[str]) -> None:
     logger = progress.logger_fn(dg.build_init_logger_context())
     _say_step(logger, "STEP_START")

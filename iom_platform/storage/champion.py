@@ -1,0 +1,56 @@
+"""The champion in words: which registered model scores a day, and where it is not the one that the settings ask for.
+
+Choosing, promoting and loading it do not belong here; nor does MLflow's library, whose import takes longer than
+`iom doctor` may: parameters of a fit are read from MLflow's database.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+
+import psycopg2
+import psycopg2.errors
+
+from iom_platform.settings import Clustering
+from iom_platform.storage import record
+from iom_platform.storage.postgres_server import Server
+from iom_platform.tables import MODEL_NAME
+
+_MLFLOW = "mlflow"  # the database
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A promoted model; `params` are those of its fit by their names in MLflow."""
+
+    version: int
+    trained_as_of: date
+    params: Mapping[str, str]
+
+    def __str__(self) -> str:
+        what = f"{self.params.get('algorithm')}, k={self.params.get('n_clusters')}"
+        return f"{MODEL_NAME} version {self.version} ({what}, trained as of {self.trained_as_of})"
+
+    def other_than(self, asked: Clustering) -> str | None:
+        """What the settings ask for, with the remedy; None where it is what this model was fitted with."""
+        differing = {n: v for n, v in asked.model_dump().items() if self.params.get(n) != str(v)}
+        if not differing:
+            return None
+        others = [f"{n} {v}" for n, v in differing.items() if n not in ("algorithm", "n_clusters")]
+        told = ", ".join([asked.algorithm, f"k={asked.n_clusters}", *others])
+        return f"the settings ask for {told}: add --refit to `iom run`"
+
+
+def read_champion(server: Server, as_of_on: date = date.max) -> Champion | None:
+    """The champion of a day, by default the newest; None before the first promotion."""
+    try:
+        with contextlib.closing(psycopg2.connect(server.url(record.DATABASE), connect_timeout=10)) as conn:
+            promoted = record.champion_for(conn, MODEL_NAME, as_of_on)
+    except (psycopg2.OperationalError, psycopg2.errors.UndefinedTable):  # the database, or the table, is not made yet
+        return None
+    if promoted is None:
+        return None
+    with contextlib.closing(psycopg2.connect(server.url(_MLFLOW), connect_timeout=10)) as conn, conn.cursor() as cursor:
+        cursor.execute("SELECT key, value FROM params WHERE run_uuid = %s", (promoted["mlflow_run_id"],))
+        return Champion(promoted["model_version"], promoted["trained_as_of"], dict(cursor.fetchall()))
