@@ -35,6 +35,14 @@ PURPOSE = (
     "Groups enrollments of a running course by behavior; the risk score reads the group beside the student's own signs."
 )
 
+# what MLflow shows of all versions together
+ABOUT = (
+    f"{PURPOSE} Each version is one scikit-learn pipeline that reads {len(MODEL_INPUTS)} columns of "
+    f"{ANONYMIZED_STUDENT_TERM.path} by name, and its risk cut-offs lie beside it. The settings `clustering.*` decide which "
+    "algorithm is promoted, no metric does; the alias `champion` is the newest, and clustering/promotions says which version "
+    "scores which day, and why. No demographic, no outcome and no id is an input. See docs/models.md."
+)
+
 
 def write_model_card(
     *, title: str, params: Mapping[str, Any], snapshot: Mapping[str, Any], quality: Mapping[str, Any],

@@ -99,7 +99,7 @@ def _take_snapshot(cohort: "pd.DataFrame", as_of_on: date, dagster_run_id: str) 
 def _log_fit(settings: Settings, snapshot: Snapshot, params: dict[str, Any], *, register: bool) -> dict[str, Any]:
     """Fit on the snapshot and log the run in MLflow with its measures, profile and risk cut-offs."""
     from iom_platform.clustering.algorithms import run_params
-    from iom_platform.clustering.card import PURPOSE, write_model_card
+    from iom_platform.clustering.card import ABOUT, PURPOSE, write_model_card
     from iom_platform.clustering.profiles import plot_profiles, profile_clusters
     from iom_platform.clustering.training import train
     from iom_platform.risk import fit_risk
@@ -134,6 +134,7 @@ def _log_fit(settings: Settings, snapshot: Snapshot, params: dict[str, Any], *, 
         files={"profiles.png": plot_profiles(profiles), "model_card.md": card.encode()},
         profiles=profiles,
         model_name=MODEL_NAME,
+        about=ABOUT,
         run_name=name,
         description=f"{PURPOSE}\n\nTrained on {len(frame):,} enrollments of {seen['courses']} courses at the end of {day}; "
         "see the artifact `model_card.md`.",

@@ -77,6 +77,7 @@ class Registry:
         files: Mapping[str, bytes],
         profiles: "pd.DataFrame",
         model_name: str,
+        about: str,
         run_name: str,
         description: str,
         dataset: Mapping[str, Any],
@@ -86,7 +87,7 @@ class Registry:
 
         inputs: only its column names are used, for the signature; MODEL_INPUTS alone may be among them. tags: must hold
         fit_key and trained_as_of, which the version gets too. files: plots and texts by file name. profiles: aggregates
-        by cluster. description: Markdown that run and version show. dataset: name, digest, rows, as_of_on of the snapshot.
+        by cluster. about: what the registered model is, where it says nothing yet. description: Markdown that run and version show. dataset: name, digest, rows, as_of_on of the snapshot.
         register: whether the fit becomes a version; one that is only compared does not.
         Returns (version or None, run id). After an exception the run is FAILED and no version exists; raises RegistryError
         before anything is written where the fit holds what must not enter MLflow.
@@ -110,7 +111,9 @@ class Registry:
             _log_metrics(client, run, metrics, logged, dataset)
             client.set_terminated(run_id, "FINISHED")
             version = (
-                self._register(client, model_name, run_id, logged, version_tags, description) if register else None
+                self._register(client, model_name, about, run_id, logged, version_tags, description)
+                if register
+                else None
             )
             return version, run_id
         except BaseException:
@@ -214,6 +217,7 @@ class Registry:
         self,
         client: "MlflowClient",
         model_name: str,
+        about: str,
         run_id: str,
         logged: "LoggedModel",
         tags: dict[str, str],
@@ -221,8 +225,11 @@ class Registry:
     ) -> int:
         """Register the run's model; one insert holds version and tags, so a version is whole or absent."""
         with _one_at_a_time(self.tracking_url):
-            if not client.search_registered_models(f"name = '{_quoted(model_name)}'"):
-                client.create_registered_model(model_name)
+            known = client.search_registered_models(f"name = '{_quoted(model_name)}'")
+            if not known:
+                client.create_registered_model(model_name, description=about)
+            elif not known[0].description:
+                client.update_registered_model(model_name, description=about)
             made = client.create_model_version(
                 model_name,
                 logged.artifact_location,

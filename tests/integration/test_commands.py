@@ -30,7 +30,7 @@ from iom_platform.extract.pseudonym_key import load_key
 from iom_platform.extract.synthetic import write_twin
 from iom_platform.notebook import TemporalFeatureExtractor
 from iom_platform.report import page
-from iom_platform.settings import load_settings
+from iom_platform.settings import PROJECT_ROOT, load_settings
 from iom_platform.storage import warehouse
 from iom_platform.storage.postgres_server import ensure_server
 from iom_platform.storage.record import READER
@@ -561,7 +561,7 @@ def test_identified_export_is_refused_without_the_role(spine: Spine, tmp_path: P
 
 _HOLD = """
 import sys
-from iom_platform.settings import load_settings
+from iom_platform.settings import PROJECT_ROOT, load_settings
 from iom_platform.storage.warehouse import warehouse_lock
 with warehouse_lock(load_settings(), "hold for a test"):
     print("held", flush=True)
@@ -683,3 +683,13 @@ def test_the_champion_takes_the_rows_of_an_export_and_of_a_notebook(ran: Ran, tm
         for flavor in ("pyfunc", "sklearn"):
             found = pd.read_csv(tmp_path / f"{name} mlflow.{flavor}.csv").set_index(published.index.names)["cluster"]
             pd.testing.assert_series_equal(found.reindex(published.index), published)
+
+
+def test_the_lines_of_the_page_on_models_run(spine: Spine, tmp_path: Path) -> None:
+    section = (PROJECT_ROOT / "docs" / "models.md").read_text().partition("## Loading it in plain Python")[2]
+    (commands,), (code,) = (re.findall(rf"```{kind}\n(.*?)```", section, flags=re.S) for kind in ("sh", "python"))
+    (tmp_path / "lines.py").write_text(
+        f"{code}\nprint(len(rows) == len(clusters) > 50, set(clusters) == set(range(4)))"
+    )
+    done = _shell(commands.replace(".venv/bin/iom", str(IOM)) + "python lines.py", tmp_path)
+    assert done.stdout.splitlines()[-1:] == ["True True"], done.stderr

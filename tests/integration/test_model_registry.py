@@ -50,6 +50,7 @@ def _fit(algorithm: str = "kmeans", **changes: Any) -> dict[str, Any]:
         "files": {"profiles.png": PNG},
         "profiles": profile_clusters(inputs, assign(model, inputs)[0]),
         "model_name": "student_clusters",
+        "about": "Groups of enrollments.",
         "run_name": f"{algorithm} k=3 2013-12-16",
         "description": "Groups enrollments by behavior.",
         "dataset": {"name": "anonymized/student_term", "digest": "d" * 64, "rows": 120, "as_of_on": "2013-12-16"},
@@ -112,6 +113,15 @@ def test_a_run_says_what_it_is(registry: Registry, name: str) -> None:
     assert registered.description == "Groups enrollments by behavior."
     described = json.loads(_signature(registered.source)["inputs"])
     assert [c["name"] for c in described] == list(MODEL_INPUTS)
+
+
+def test_a_registered_model_says_what_it_is_and_keeps_what_it_was_told(registry: Registry, name: str) -> None:
+    client = registry._client()
+    for before, after in ((None, "Groups of enrollments."), ("", "Groups of enrollments."), ("Mine.", "Mine.")):
+        if before is not None:
+            client.update_registered_model(name, description=before)
+        registry.log_fit(**_fit(model_name=name))
+        assert client.get_registered_model(name).description == after
 
 
 def _signature(source: str) -> dict[str, str]:

@@ -51,6 +51,12 @@ def test_model_inputs_are_behavior_and_no_protected_column() -> None:
     assert not set(MODEL_INPUTS) & set(QUASI_IDENTIFIERS)
 
 
+def test_the_page_on_models_describes_every_input_as_the_code_does() -> None:
+    docs = {c.name: c.doc for c in ANONYMIZED_STUDENT_TERM.columns}
+    shown = re.findall(r"^\| `(\w+)` \| (.*) \|$", (PROJECT_ROOT / "docs" / "models.md").read_text(), flags=re.M)
+    assert shown == [(name, docs[name]) for name in MODEL_INPUTS]
+
+
 def _ungeneralized(tables: Iterable[Table]) -> set[str]:
     """Columns past the wall that are quasi-identifiers somewhere, under whatever kind, and have no generalized form."""
     quasi = {c.name for t in TABLES for c in t.columns if c.kind == "quasi"} - set(QUASI_IDENTIFIERS)
