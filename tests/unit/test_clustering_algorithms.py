@@ -60,6 +60,21 @@ def test_labels_and_confidence_have_their_types_and_bounds(algorithm: str) -> No
 
 
 @EVERY
+@pytest.mark.parametrize("kind", ["Int64", "int64", "object"])
+def test_a_model_takes_its_inputs_by_name_however_they_are_held(algorithm: str, kind: str) -> None:
+    """As a notebook's frame, a CSV file and MLflow's schema hold them."""
+    frame = make_snapshot()
+    whole = frame["days_since_last_activity"].round().astype("Int64")
+    days = whole if kind == "Int64" else whole.fillna(3).astype(kind) if kind == "int64" else whole.astype(object)
+    given = frame.assign(days_since_last_activity=days, note="more")[["note", *reversed(MODEL_INPUTS)]]
+    model = fit(frame, algorithm)
+    wanted = al.assign(model, given.assign(days_since_last_activity=days.astype("Float64")))[0]
+    np.testing.assert_array_equal(model.predict(given), wanted)
+    with pytest.raises(ValueError, match=r"^columns are missing: \{'score_pct_mean'\}$"):
+        model.predict(given.drop(columns="score_pct_mean"))
+
+
+@EVERY
 def test_same_seed_same_model_in_any_order_of_rows_and_columns(algorithm: str) -> None:
     frame = make_snapshot()
     shuffled = frame.sample(frac=1, random_state=3)[list(reversed(frame.columns))]
