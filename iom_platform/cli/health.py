@@ -44,8 +44,9 @@ class Unwell(RuntimeError):
 def examine() -> None:
     settings = load_settings()
     print("In force:")
-    for section, value in settings.model_dump(exclude=_SECRETS | _NOT_BUILT).items():
-        print(f"  {section}: {value}")
+    for section, value in settings.model_dump(mode="json", exclude=_SECRETS | _NOT_BUILT, exclude_none=True).items():
+        pairs = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        print(f"  {section}: {pairs}")
     print(f"  postgres: {'a server of yours (IOM_POSTGRES_URL)' if settings.postgres_url else 'embedded'}")
     print(f"  pseudonym key: {'IOM_PSEUDONYM_KEY' if settings.pseudonym_key else settings.key_path}")
     wrong = find_wrong(settings)
