@@ -21,8 +21,6 @@ from tests.spine import IOM, Spine, spine_at
 
 TODAY = datetime.now(UTC).date()
 PAST = TODAY - timedelta(days=9)
-BACKFILL = """mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
-  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
 RUNS = """{ runsOrError(limit: 20) { ... on Runs { results { status jobName tags { key value } } } } }"""
 
 
@@ -114,15 +112,25 @@ def test_the_schedule_fires_in_the_daemon_and_writes_risk(spine: Spine, up: dict
     assert any(t["value"] == "nightly" for r in runs for t in r["tags"] if t["key"] == "dagster/schedule_name")
 
 
-def test_a_past_day_is_backfilled(spine: Spine, up: dict[str, Any]) -> None:
+def test_a_past_day_is_backfilled_from_the_shell(spine: Spine, up: dict[str, Any]) -> None:
     assert _risk_of(spine, PAST) == 0
-    selector = {"repositoryName": "__repository__", "repositoryLocationName": "iom_platform"}
-    answer = _graphql(
-        up, BACKFILL,
-        p={"selector": {"partitionSetName": "score_day_partition_set", "repositorySelector": selector}, "partitionNames": [PAST.isoformat()]},
-    )["launchPartitionBackfill"]  # fmt: skip
-    assert answer["__typename"] == "LaunchBackfillSuccess", answer
-    assert _wait("the backfill", lambda: _risk_of(spine, PAST)) > 0
+    variables = subprocess.run([str(IOM), "env"], capture_output=True, text=True, check=True).stdout
+    command = f"dagster job backfill -m iom_platform.definitions -j score_day --partitions {PAST} --noprompt"
+    done = subprocess.run(
+        ["bash", "-c", f"{variables}\n{command}"], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert "Launched backfill job" in done.stdout, f"{done.stdout}\n{done.stderr}"
+
+    backfill = {"key": "dagster/backfill", "value": done.stdout.split("`")[1]}
+
+    def is_over() -> bool:
+        runs = _graphql(up, RUNS)["runsOrError"]["results"]
+        statuses = [r["status"] for r in runs if backfill in r["tags"]]
+        assert "FAILURE" not in statuses, statuses
+        return "SUCCESS" in statuses
+
+    _wait("the backfill", is_over)
+    assert _risk_of(spine, PAST) > 0
 
 
 def test_down_ends_all(spine: Spine, up: dict[str, Any]) -> None:
