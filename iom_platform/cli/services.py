@@ -8,24 +8,22 @@ import fcntl
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from iom_platform.cli.environment import platform_variables, start_platform
+from iom_platform.cli.ports import HOST, free_port, is_served_by
 from iom_platform.flow.liveness import own_mark, process_mark
 from iom_platform.settings import PROJECT_ROOT, Settings, environment_with, environment_without_secrets, load_settings
 from iom_platform.storage.model_registry import Registry
 from iom_platform.storage.postgres_server import ensure_server, server_status, stop_server
 from iom_platform.tables import MODEL_NAME
 
-HOST = "127.0.0.1"
 _STOP_SECONDS = 15
 
 
@@ -37,18 +35,6 @@ class ServiceFailed(RuntimeError):
 
 def _state_path(settings: Settings) -> Path:
     return settings.home / "services.json"
-
-
-def _free_port(preferred: int) -> int:
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise ServiceFailed("no free port on loopback")
 
 
 def running(settings: Settings) -> dict[str, Any] | None:
@@ -98,16 +84,56 @@ def _commands(settings: Settings, ports: dict[str, int], variables: dict[str, st
     }  # fmt: skip
 
 
-def _wait_until_up(name: str, url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+def _log_path(settings: Settings, name: str) -> Path:
+    return settings.home / "logs" / f"{name}.log"
+
+
+def _launch(
+    name: str, settings: Settings, ports: dict[str, int], variables: dict[str, str]
+) -> "subprocess.Popen[bytes]":
+    with open(_log_path(settings, name), "ab") as log:
+        return subprocess.Popen(
+            _commands(settings, ports, variables)[name],
+            # Dagster's runs make pseudonyms and open the record; MLflow's server needs neither secret
+            env=(environment_without_secrets if name == "mlflow" else environment_with)(**variables),
+            cwd=settings.home,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def _comes_up(name: str, port: int, path: str, process: "subprocess.Popen[bytes]", log: Path) -> bool:
+    """Wait until the process itself answers; False where it ended and another program holds its port."""
     for _ in range(180):
         if process.poll() is not None:
+            if free_port(port) != port:
+                return False
             raise ServiceFailed(f"{name} ended with {process.returncode}; read {log}")
-        try:
-            urllib.request.urlopen(url, timeout=2).close()
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(1)
-    raise ServiceFailed(f"{name} did not answer on {url}; read {log}")
+        with contextlib.suppress(OSError):
+            if is_served_by(port, process.pid):
+                urllib.request.urlopen(f"http://{HOST}:{port}{path}", timeout=2).close()
+                return True
+        time.sleep(1)
+    raise ServiceFailed(f"{name} did not answer on port {port}; read {log}")
+
+
+def _bring_up(
+    settings: Settings,
+    processes: dict[str, "subprocess.Popen[bytes]"],
+    ports: dict[str, int],
+    variables: dict[str, str],
+) -> None:
+    """Wait for the services; whose port was taken between its choice and its use starts once more on another."""
+    for name, path in (("dagster", "/server_info"), ("mlflow", "/health")):
+        log = _log_path(settings, name)
+        if _comes_up(name, ports[name], path, processes[name], log):
+            continue
+        taken, ports[name] = ports[name], free_port(0)
+        print(f"Port {taken} was taken meanwhile; {name} starts once more, on {ports[name]}.", flush=True)
+        processes[name] = _launch(name, settings, ports, variables)
+        if not _comes_up(name, ports[name], path, processes[name], log):
+            raise ServiceFailed(f"{name} found its port taken twice; read {log}, and run `iom up` again")
 
 
 def _check_code_location(port: int) -> None:
@@ -162,40 +188,31 @@ def serve(*, dagster_port: int, mlflow_port: int) -> None:
 
 
 def _serve(settings: Settings, *, dagster_port: int, mlflow_port: int) -> None:
-    ports = {"dagster": _free_port(dagster_port), "mlflow": _free_port(mlflow_port)}
+    ports = {"dagster": free_port(dagster_port), "mlflow": free_port(mlflow_port)}
     for name, wanted in (("dagster", dagster_port), ("mlflow", mlflow_port)):
         if ports[name] != wanted:
             print(f"Port {wanted} is taken; {name} uses {ports[name]}.")
     variables = platform_variables(settings, ensure_server(settings))
     registry = Registry.of(settings)
     registry.prepare()  # MLflow's own server would migrate without a lock
-    log_folder = settings.home / "logs"
-    log_folder.mkdir(exist_ok=True)
+    (settings.home / "logs").mkdir(exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     processes: dict[str, subprocess.Popen[bytes]] = {}
     state = {"pid": os.getpid(), "mark": own_mark(), "experiment": registry.experiment_id(MODEL_NAME), **ports}
     try:
         _write_state(settings, state)
-        for name, command in _commands(settings, ports, variables).items():
-            with open(log_folder / f"{name}.log", "ab") as log:
-                processes[name] = subprocess.Popen(
-                    command,
-                    # Dagster's runs make pseudonyms and open the record; MLflow's server needs neither secret
-                    env=(environment_without_secrets if name == "mlflow" else environment_with)(**variables),
-                    cwd=settings.home,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
+        for name in ("dagster", "daemon", "mlflow"):
+            processes[name] = _launch(name, settings, ports, variables)
         print("Starting Dagster and MLflow ...", flush=True)
-        for name, path in (("dagster", "/server_info"), ("mlflow", "/health")):
-            _wait_until_up(name, f"http://{HOST}:{ports[name]}{path}", processes[name], log_folder / f"{name}.log")
+        _bring_up(settings, processes, ports, variables)
+        state |= ports
+        _write_state(settings, state)
         _check_code_location(ports["dagster"])
         print(f"{_links(state)}\nThe nightly schedule is on. Ctrl-C ends all.", flush=True)
         while all(p.poll() is None for p in processes.values()):
             time.sleep(1)
         ended = next(n for n, p in processes.items() if p.poll() is not None)
-        raise ServiceFailed(f"{ended} ended by itself; read {log_folder / f'{ended}.log'}")
+        raise ServiceFailed(f"{ended} ended by itself; read {_log_path(settings, ended)}")
     except KeyboardInterrupt:
         print("\nStopping ...")
     finally:

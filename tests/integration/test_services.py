@@ -1,19 +1,23 @@
 """`iom up` for real: the UI loads the definitions, the daemon fires the schedule, a past day is backfilled."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from iom_platform.cli.ports import free_port
 from iom_platform.extract.synthetic import write_twin
 from iom_platform.storage.record import open_record, read_table
 from iom_platform.tables import STUDENT_RISK
@@ -42,25 +46,40 @@ def spine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spine]:
         yield spine
 
 
+class _Stranger(BaseHTTPRequestHandler):
+    """Answers whatever is asked, as another program on the port may."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
 @pytest.fixture(scope="module")
 def up(spine: Spine) -> Iterator[dict[str, Any]]:
-    with socket.socket() as taken:  # a port that somebody else holds is replaced
-        taken.bind(("127.0.0.1", 0))
+    with socket.socket() as taken, contextlib.ExitStack() as strangers:
+        taken.bind(("127.0.0.1", 0))  # a port that somebody else holds is replaced
         taken.listen()
-        wanted = str(taken.getsockname()[1])
+        wanted, lost = taken.getsockname()[1], free_port(0)
         # every third minute: soon, and not again while its run is still going
         process = subprocess.Popen(
-            [str(IOM), "up", "--dagster-port", wanted, "--mlflow-port", "0"],
+            [str(IOM), "up", "--dagster-port", str(wanted), "--mlflow-port", str(lost)],
             env={**os.environ, "IOM_SCHEDULE__NIGHTLY_CRON": "*/3 * * * *"}, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         lines: list[str] = []
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line)
+            if line.startswith("Starting"):  # so is one that somebody takes before MLflow does
+                stranger = strangers.enter_context(ThreadingHTTPServer(("127.0.0.1", lost), _Stranger))
+                threading.Thread(target=stranger.serve_forever, daemon=True).start()
+                strangers.callback(stranger.shutdown)
             if "Ctrl-C" in line:
                 break
         state = json.loads((spine.settings.home / "services.json").read_text())
-        yield {"said": "".join(lines), "process": process, "wanted": wanted, **state}
+        yield {"said": "".join(lines), "process": process, "wanted": wanted, "lost": lost, **state}
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
             process.wait(timeout=60)
@@ -82,8 +101,9 @@ def _risk_of(spine: Spine, day: date) -> int:
         return len(read_table(conn, STUDENT_RISK, day))
 
 
-def test_up_prints_links_and_replaces_a_taken_port(up: dict[str, Any]) -> None:
-    assert f"Port {up['wanted']} is taken" in up["said"]
+def test_up_prints_links_and_replaces_taken_ports(up: dict[str, Any]) -> None:
+    assert f"Port {up['wanted']} is taken; dagster uses {up['dagster']}." in up["said"]
+    assert f"Port {up['lost']} was taken meanwhile; mlflow starts once more, on {up['mlflow']}." in up["said"]
     for link in ("/asset-groups", "/assets/risk/student_risk"):
         assert f"http://127.0.0.1:{up['dagster']}{link}\n" in up["said"]
     assert f"http://127.0.0.1:{up['mlflow']}/#/experiments" in up["said"]
