@@ -232,7 +232,8 @@ def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platfo
     context.instance.add_run_tags(context.run.run_id, tags)  # a run that the UI started has none yet
     with open_warehouse(settings, purpose=f"land {delivery.delivery_id}", write=True) as con:
         prepare_warehouse(con)
-        if _refuse_other_declaration(con, delivery):
+        has_landed = _refuse_other_declaration(con, delivery)
+        if has_landed:
             _refuse_foreign_courses(con, delivery)  # what was refused then may be accepted now
             context.log.warning(
                 f"delivery {delivery.delivery_id} has landed before; its bytes are the same, and nothing is loaded again"
@@ -264,8 +265,10 @@ def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platfo
         context.log.warning(no_base)
     quarantined = sum(c["quarantined"] for c in counts.values())
     if quarantined:
+        records = "1 record" if quarantined == 1 else f"{quarantined} records"
+        said = f"this delivery has {records} in raw/quarantine" if has_landed else f"{records} went to raw/quarantine"
         context.log.warning(
-            f"{quarantined} records went to raw/quarantine; each row there names file, record, column, rule and remedy"
+            f"{said}; each row there names file, record, column, rule and remedy: iom export raw/quarantine --out quarantine.csv"
         )
     common = {"delivery_id": delivery.delivery_id, "source": delivery.source, "scope": delivery.scope}
     for table in OULAD_TABLES:

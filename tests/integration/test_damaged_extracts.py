@@ -20,7 +20,7 @@ from iom_platform.extract.pseudonym_key import load_key
 from iom_platform.extract.synthetic import write_twin
 from iom_platform.privacy.pseudonyms import pseudonymize
 from iom_platform.storage.postgres_server import ensure_server
-from tests.spine import Spine, materialized, said, set_columns, spine_at
+from tests.spine import Spine, materialized, said, set_columns, spine_at, warnings
 
 DAY = date(2026, 5, 1)
 _PLANTED = "zqplanted"
@@ -250,7 +250,10 @@ def test_bad_records_go_to_quarantine_and_nowhere_does_an_id_appear(
     result = spine.land(delivery, DAY)
     assert result.success, said(result)
     shown = "".join(capfd.readouterr())
-    assert "3 records went to raw/quarantine" in shown
+    how = "each row there names file, record, column, rule and remedy: iom export raw/quarantine --out quarantine.csv"
+    assert f"3 records went to raw/quarantine; {how}\n" in shown
+    again = warnings(spine.land(delivery, DAY))
+    assert again[-1] == f"this delivery has 3 records in raw/quarantine; {how}"
 
     with duckdb.connect(str(spine.settings.warehouse_path), read_only=True) as con:
         [(delivery_id,)] = con.execute("select delivery_id from raw.quarantine group by all").fetchall()
