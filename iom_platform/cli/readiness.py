@@ -113,6 +113,8 @@ def check_delivery(source: str, path: Path, *, delivered_on: date | None) -> Non
             print(f"  note: {notice}")
         survey = survey_delivery(delivery, _Suites(), _Progress())
     except DeliveryRefused as error:
+        if not path.exists():  # the path is the mistake, so the same command again is no advice
+            raise
         _refuse(source, [str(error)], again)
     _print_files(survey)
     _print_broken(survey)

@@ -154,7 +154,6 @@ _REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "empty folder": (_empty, "extract holds none of the files courses.csv, "),
     "something else": (_foreign, "extract holds none of the files courses.csv, "),
     "a file": (lambda folder: _foreign(folder) / "log.csv", "log.csv is neither a folder nor a .zip"),
-    "nothing there": (lambda folder: folder / "nowhere", "nothing is at "),
     "a broken suite": (_short_courses, "courses.csv as a whole breaks a rule of expectations/raw: expect_column_values_to_be_between"),
     "untouched template": (_template, "there are no rows yet: courses.csv, studentInfo.csv, studentRegistration.csv hold"),
 }  # fmt: skip
@@ -171,6 +170,16 @@ def test_what_would_be_refused_is_not_ready_and_says_why(extract: Path, fresh_ho
     assert any(line.endswith("iom template --source synthetic --out DIR` writes each file's header and says what belongs in it.")
                for line in lines)  # fmt: skip
     assert "Traceback" not in done.stderr and not fresh_home.exists()
+
+
+def test_a_path_where_nothing_is_gets_one_sentence_and_no_advice_to_check_it_again(fresh_home: Path) -> None:
+    done = _check(Path("/nowhere"))
+    assert (done.returncode, done.stdout) == (4, "")
+    assert (
+        done.stderr
+        == "Reading /nowhere ...\niom: nothing is at /nowhere; name the folder or .zip that holds the delivered files\n"
+    )
+    assert not fresh_home.exists()
 
 
 def test_bad_records_are_told_by_rule_without_a_value(extract: Path, fresh_home: Path) -> None:
