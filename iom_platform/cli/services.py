@@ -165,9 +165,10 @@ def _end(processes: dict[str, "subprocess.Popen[bytes]"]) -> None:
 
 def _links(state: dict[str, Any]) -> str:
     dagster, mlflow = (f"http://{HOST}:{state[name]}" for name in ("dagster", "mlflow"))
-    experiment = f"/{state['experiment']}/runs" if state.get("experiment") else ""
+    experiment = f"/{state['experiment']}/runs?compareRunsMode=CHART" if state.get("experiment") else ""
     return (
         f"asset graph:  {dagster}/asset-groups\n"
+        "              (a click opens a group; an asset's page lists its checks)\n"
         f"student risk: {dagster}/assets/risk/student_risk\n"
         f"model runs:   {mlflow}/#/experiments{experiment}"
     )

@@ -19,6 +19,7 @@ import pytest
 
 from iom_platform.cli.ports import free_port
 from iom_platform.extract.synthetic import write_twin
+from iom_platform.cli.services import _links
 from iom_platform.storage.record import open_record, read_table
 from iom_platform.tables import STUDENT_RISK
 from tests.spine import IOM, Spine, spine_at
@@ -111,6 +112,12 @@ def test_up_prints_links_and_replaces_taken_ports(up: dict[str, Any]) -> None:
 
 def test_a_second_up_says_that_it_runs_already(spine: Spine, up: dict[str, Any]) -> None:
     again = spine.iom("up")
+def test_the_model_runs_open_as_charts_and_the_graph_says_how_to_open_a_group() -> None:
+    said = _links({"dagster": 3000, "mlflow": 5000, "experiment": "7"})
+    assert "http://127.0.0.1:5000/#/experiments/7/runs?compareRunsMode=CHART" in said.splitlines()[-1]
+    assert "a click opens a group" in said.splitlines()[1]
+
+
     assert again.returncode == 0
     assert f"It runs already (process {up['process'].pid})" in again.stdout
 
