@@ -80,4 +80,6 @@ def print_environment() -> None:
         variables["IOM_AS_OF_ON"] = (newest or today(settings)).isoformat()
     for name, value in sorted(variables.items()):
         print(f"export {name}={shlex.quote(value)}")
+    if sys.prefix != sys.base_prefix:
+        print(f"export VIRTUAL_ENV={shlex.quote(sys.prefix)}")  # else each `dg` command warns that none is active
     print(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"')

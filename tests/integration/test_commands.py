@@ -645,6 +645,8 @@ def test_dg_lists_the_definitions_after_env(spine: Spine, tmp_path: Path) -> Non
     done = _shell('cd "$DAGSTER_HOME" && dg list defs --json', tmp_path)
     assert done.returncode == 0, done.stderr
     assert "risk/student_risk" in done.stdout
+    if (PROJECT_ROOT / ".venv").resolve() == Path(sys.prefix).resolve():
+        assert "virtual environment" not in done.stdout + done.stderr
 
 
 # the two frames that a user holds: an export, with whole numbers, and the notebook's, with pandas' nullable ones
