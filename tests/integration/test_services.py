@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,8 +19,9 @@ from typing import Any
 import pytest
 
 from iom_platform.cli.ports import free_port
-from iom_platform.extract.synthetic import write_twin
 from iom_platform.cli.services import _links
+from iom_platform.extract.synthetic import write_twin
+from iom_platform.settings import PROJECT_ROOT
 from iom_platform.storage.record import open_record, read_table
 from iom_platform.tables import STUDENT_RISK
 from tests.spine import IOM, Spine, spine_at
@@ -110,14 +112,14 @@ def test_up_prints_links_and_replaces_taken_ports(up: dict[str, Any]) -> None:
     assert f"http://127.0.0.1:{up['mlflow']}/#/experiments" in up["said"]
 
 
-def test_a_second_up_says_that_it_runs_already(spine: Spine, up: dict[str, Any]) -> None:
-    again = spine.iom("up")
 def test_the_model_runs_open_as_charts_and_the_graph_says_how_to_open_a_group() -> None:
     said = _links({"dagster": 3000, "mlflow": 5000, "experiment": "7"})
     assert "http://127.0.0.1:5000/#/experiments/7/runs?compareRunsMode=CHART" in said.splitlines()[-1]
     assert "a click opens a group" in said.splitlines()[1]
 
 
+def test_a_second_up_says_that_it_runs_already(spine: Spine, up: dict[str, Any]) -> None:
+    again = spine.iom("up")
     assert again.returncode == 0
     assert f"It runs already (process {up['process'].pid})" in again.stdout
 
@@ -142,7 +144,8 @@ def test_the_schedule_fires_in_the_daemon_and_writes_risk(spine: Spine, up: dict
 def test_a_past_day_is_backfilled_from_the_shell(spine: Spine, up: dict[str, Any]) -> None:
     assert _risk_of(spine, PAST) == 0
     variables = subprocess.run([str(IOM), "env"], capture_output=True, text=True, check=True).stdout
-    command = f"dagster job backfill -m iom_platform.definitions -j score_day --partitions {PAST} --noprompt"
+    page = (PROJECT_ROOT / "docs" / "operating.md").read_text()
+    [command] = re.findall(r"^dagster job backfill .*$", page.replace("DAY", PAST.isoformat()), flags=re.M)
     done = subprocess.run(
         ["bash", "-c", f"{variables}\n{command}"], capture_output=True, text=True, timeout=240, check=False
     )
