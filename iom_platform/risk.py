@@ -46,7 +46,7 @@ COMPONENTS: dict[str, tuple[str, float]] = {
 WARM_UP_DAYS = 7
 WINDOW_DAYS = 28
 
-NOT_OBSERVED = "No activity data of this course were delivered up to this day"
+NOT_OBSERVED = "No recent activity data of this course were delivered"
 COURSE_WARM_UP = "The course began less than a week ago"
 NEWLY_REGISTERED = "Registered less than a week ago"
 NO_EVIDENCE = "Too little is known about this enrollment yet"

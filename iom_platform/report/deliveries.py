@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
+from iom_platform.tables import STALE_AFTER_DAYS
+
 if TYPE_CHECKING:
     import pandas as pd
 
-STALE_AFTER_DAYS = 7
 _COUNTS = ["landed_rows", "loaded_rows", "quarantined_rows"]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from iom_platform.report import charts, clusters, comparison, deliveries, levels, measures, shares, stories
 from iom_platform.risk import LEVELS
+from iom_platform.tables import STALE_AFTER_DAYS
 
 if TYPE_CHECKING:
     import jinja2
@@ -75,7 +76,7 @@ def _collect(day: ScoredDay) -> dict[str, Any]:
         "unknown": levels.count_unknown(day.risk),
         "deliveries": delivered,
         "stale": deliveries.find_stale(delivered, day.as_of_on),
-        "stale_after_days": deliveries.STALE_AFTER_DAYS,
+        "stale_after_days": STALE_AFTER_DAYS,
         "rejections": deliveries.list_rejections(day.quarantine),
         "measures": measures.explain_measures(day.metrics),
         **_compare(day),

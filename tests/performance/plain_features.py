@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from iom_platform.tables import STALE_AFTER_DAYS
+
 COURSE = ["source", "code_module", "code_presentation"]
 ENROLLMENT = [*COURSE, "student_pseudonym"]
 GROUPS = {
@@ -81,7 +83,10 @@ def _deliveries_in_effect(raw: dict[str, pd.DataFrame], as_of_on: date) -> pd.Da
         kept.append(ordered.iloc[full[-1] if len(full) else len(ordered) :])
     effective = pd.concat(kept)
     effective["delivery_rank"] = effective.groupby("source").cumcount()
-    return effective[["delivery_id", "delivery_rank"]]
+    effective["delivered_on"] = pd.to_datetime(effective.delivered_on)
+    newest = effective.groupby("source").delivered_on.transform("max")
+    effective["is_fresh"] = (pd.Timestamp(as_of_on) - newest).dt.days <= STALE_AFTER_DAYS
+    return effective[["delivery_id", "delivery_rank", "is_fresh"]]
 
 
 def _newest(table: pd.DataFrame, deliveries: pd.DataFrame, key: list[str]) -> pd.DataFrame:
@@ -123,7 +128,7 @@ def _clicks(
     clicks = (
         raw["oulad_student_vle"].merge(deliveries, on="delivery_id").merge(courses[[*COURSE, "course_day"]], on=COURSE)
     )
-    clicks = clicks[clicks.date <= clicks.course_day]
+    clicks = clicks[(clicks.date <= clicks.course_day) & clicks.is_fresh]
     if deliveries.delivery_rank.any():  # increments, which may hold rows of nobody
         enrolled = raw["oulad_student_info"].merge(deliveries, on="delivery_id")[ENROLLMENT].drop_duplicates()
         clicks = clicks.merge(enrolled, on=ENROLLMENT)

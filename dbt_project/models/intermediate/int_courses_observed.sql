@@ -1,6 +1,14 @@
 -- What is known at all of a running presentation's activity: any click row of anybody in it, up to the as-of day.
+-- A source that has delivered nothing for over a week tells nothing of it: silence since then is its own, not the students'.
 -- Only an increment can hold rows of somebody who is not enrolled, so only its rows are looked up.
-with clicks as not materialized (
+with fresh as (
+  select source
+  from {{ ref('int_deliveries_ranked') }}
+  group by source
+  having max(delivered_on) >= {{ as_of_on() }} - 7
+),
+
+clicks as not materialized (
   select
     courses.course_key,
     clicks.student_pseudonym,
@@ -13,6 +21,7 @@ with clicks as not materialized (
     on courses.source = deliveries.source
     and courses.code_module = clicks.code_module
     and courses.code_presentation = clicks.code_presentation
+  inner join fresh on fresh.source = courses.source
   where courses.is_running and clicks.course_day <= courses.course_day
 ),
 
