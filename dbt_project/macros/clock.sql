@@ -50,3 +50,16 @@
 {% macro duckdb__epoch_microseconds(column) -%}
   epoch_us({{ column }})
 {%- endmacro %}
+
+{# The models before features hold the day that was built last: a features model built without them would call it another. #}
+{% macro refuse_another_day() -%}
+  {%- if execute and flags.WHICH in ('build', 'run') and model.resource_type == 'model' -%}
+    {%- set courses = adapter.get_relation(this.database, 'intermediate', 'int_courses_dated') -%}
+    {%- if courses -%}
+      {%- set days = run_query('select cast(max(starts_on + course_day) as varchar) from ' ~ courses).columns[0].values() -%}
+      {%- if days[0] and days[0][:10] != as_of_text() -%}
+        {{ exceptions.raise_compiler_error("the models before " ~ this.identifier ~ " hold " ~ days[0][:10] ~ " and not " ~ as_of_text() ~ "; build them with it: dbt build --select +" ~ this.identifier) }}
+      {%- endif -%}
+    {%- endif -%}
+  {%- endif -%}
+{%- endmacro %}

@@ -237,6 +237,14 @@ def _add_noise(warehouse: Path, as_of_on: date, first_noisy: int) -> None:
             assert connection.execute(statement).fetchone() > (0,)
 
 
+@pytest.mark.parametrize("table", FEATURES, ids=lambda table: table.name)
+def test_a_model_alone_is_refused_where_another_day_was_built_last(dbt: Dbt, built: Path, table: tables.Table) -> None:
+    dbt.restart_from(built)
+    [refused] = dbt("run", LATE, "--select", table.name, check=False)
+    assert f"hold {EARLY} and not {LATE}; build them with it: dbt build --select +{table.name}" in refused.message
+    pd.testing.assert_frame_equal(_read(dbt.warehouse, table, None), _read(built, table, None), check_exact=True)
+
+
 def test_nothing_after_the_day_has_any_influence(dbt: Dbt, built: Path) -> None:
     before = _all_features(built, EARLY)
     _add_noise(dbt.restart_from(built), EARLY, first_noisy=1)

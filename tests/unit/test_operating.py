@@ -85,7 +85,7 @@ def test_a_command_parses_and_what_it_names_exists(line: str, monkeypatch: pytes
     if table := said.get("table"):
         assert find_table(table).path == table
     for model in said.get("select") or ():
-        assert list((PROJECT_ROOT / "dbt_project" / "models").rglob(f"{model}.sql")), said["select"]
+        assert list((PROJECT_ROOT / "dbt_project" / "models").rglob(f"{model.strip('+')}.sql")), said["select"]
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+{{- refuse_another_day() }}
 select
   {{ as_of_on() }} as as_of_on,
   enrollments.student_pseudonym,

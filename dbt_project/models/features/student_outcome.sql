@@ -1,4 +1,5 @@
 {{ config(materialized='incremental', incremental_strategy='replace_day', on_schema_change='fail', full_refresh=false) }}
+{{- refuse_another_day() }}
 with outcomes as (
   select
     enrollments.student_pseudonym,

@@ -1,4 +1,5 @@
 {{ config(materialized='incremental', incremental_strategy='replace_day', on_schema_change='fail', full_refresh=false) }}
+{{- refuse_another_day() }}
 {%- set windows = [7, 14, 28] %}
 {%- set groups = activity_groups() %}
 {%- set periods = day_periods() %}

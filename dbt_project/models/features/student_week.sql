@@ -1,3 +1,4 @@
+{{- refuse_another_day() }}
 with weeks as (
   select enrollments.*, cast(numbers.week as integer) as week
   from {{ ref('int_enrollments_selected') }} as enrollments
