@@ -62,6 +62,8 @@ class TemporalFeatureExtractor:
             self._timezone = Institution(timezone=timezone).timezone
         except ValidationError as error:
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        if not isinstance(key, bytes | None):
+            raise TypeError("key is no bytes; give bytes.fromhex(text) of a key in hexadecimal digits")
         self._key = secrets.token_bytes(KEY_BYTES) if key is None else key
         self._source = source
         self.pseudonym_of("")  # refuses a short key
@@ -167,6 +169,8 @@ class ClusteringEngine:
         features = _read_features(features).reset_index(drop=True)
         if features.duplicated(_KEY).any():
             raise ValueError("features hold an enrollment more than once; cluster the rows of one day at a time")
+        if "as_of_on" in features and features["as_of_on"].nunique() > 1:
+            raise ValueError("features hold rows of several days; cluster the rows of one day at a time")
         snapshot = select_scorable(features)
         if len(snapshot) < ROWS_PER_CLUSTER * self.n_clusters:
             raise ValueError(

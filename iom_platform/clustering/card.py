@@ -39,7 +39,7 @@ PURPOSE = (
 ABOUT = (
     f"{PURPOSE} Each version is one scikit-learn pipeline that reads {len(MODEL_INPUTS)} columns of "
     f"{ANONYMIZED_STUDENT_TERM.path} by name, and its risk cut-offs lie beside it. The settings `clustering.*` decide which "
-    "algorithm is promoted, no metric does; the alias `champion` is the newest, and clustering/promotions says which version "
+    "algorithm is promoted, no metric does; the alias `champion` is the one trained on the latest day, and clustering/promotions says which version "
     "scores which day, and why. No demographic, no outcome and no id is an input. See docs/models.md."
 )
 

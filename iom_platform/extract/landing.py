@@ -120,8 +120,10 @@ class Landing:
     def _find_startless(columns: dict[str, Values]) -> np.ndarray:
         """(n,) whether a course's first day is neither delivered nor in its code."""
         presentation, start = columns["code_presentation"], columns["presentation_starts_on"]
-        is_underivable = np.array([presentation_start(text) is None for text in presentation.texts])[presentation.codes]
-        is_undelivered = np.array([value is None for value in start.values])[start.codes]
+        # of type bool also where every record of the block was cut away, and there is no text at all
+        texts = np.array([presentation_start(text) is None for text in presentation.texts], dtype=bool)
+        is_underivable = texts[presentation.codes]
+        is_undelivered = np.array([value is None for value in start.values], dtype=bool)[start.codes]
         startless: np.ndarray = is_underivable & is_undelivered
         return startless
 

@@ -146,7 +146,8 @@ def judge(field: Field, text: str) -> Any:
     if isinstance(value, Problem):
         return value
     if field.allowed and value not in field.allowed:
-        return Problem(f"not one of {', '.join(field.allowed)}", "write one of them, or ? where it is missing")
+        remedy = "write one of them, or ? where it is missing" if field.column.nullable else "write one of them"
+        return Problem(f"not one of {', '.join(field.allowed)}", remedy)
     is_below = field.minimum is not None and value < field.minimum
     if is_below or (field.maximum is not None and value > field.maximum):
         return Problem(_bounds(field), "correct the value")

@@ -183,6 +183,13 @@ def test_a_change_of_what_was_returned_changes_nothing_kept(features: pd.DataFra
 def test_rows_of_two_days_and_too_few_rows_are_refused(features: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match="more than once"):
         ClusteringEngine().perform_clustering(pd.concat([features, features]))
+    others = features.assign(
+        as_of_on=features["as_of_on"] + pd.Timedelta(days=7), course_id=features["course_id"] + "X"
+    )
+    with pytest.raises(ValueError, match="rows of several days"):
+        ClusteringEngine().perform_clustering(pd.concat([features, others]))
+    with pytest.raises(TypeError, match="give bytes"):
+        TemporalFeatureExtractor(key="ab" * 32)  # type: ignore[arg-type]
     few = r"^39 observed enrollments .* too few to fit 4 clusters, for each needs 10; lower n_clusters, or extract"
     with pytest.raises(ValueError, match=few):
         ClusteringEngine().perform_clustering(risk.select_scorable(features).head(39))

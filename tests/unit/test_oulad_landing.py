@@ -256,6 +256,24 @@ def test_columns_may_stand_in_any_order_beside_others(tmp_path: Path) -> None:
     assert without_trace(there) == without_trace(here)
 
 
+@pytest.mark.parametrize("line", ["INF\udcfc,2013J,118", "INF,2013J,118,surplus"])
+def test_a_file_of_which_no_record_can_be_read_is_quarantined_whole(tmp_path: Path, line: str) -> None:
+    files = {**_make_files(), "courses.csv": ["code_module,code_presentation,module_presentation_length", line]}
+    landed = _land(tmp_path, files)
+    [(row, column, rule)] = landed.judge("courses.csv")
+    assert (row, column) == (1, None) and rule in ("not UTF-8", "wrong number of fields")
+    assert landed.rows["courses.csv"] == landed.rows["studentInfo.csv"] == []
+
+
+def test_a_remedy_offers_no_missing_value_where_none_may_be(tmp_path: Path) -> None:
+    files = _make_files()
+    files["assessments.csv"][2] = "BBB,2013B,1760,Quiz,?,100"
+    files["studentInfo.csv"][1] = files["studentInfo.csv"][1].replace(",N,", ",maybe,")
+    landed = _land(tmp_path, files)
+    remedies = [landed.quarantine[name][0]["remedy"] for name in ("assessments.csv", "studentInfo.csv")]
+    assert remedies == ["write one of them", "write one of them, or ? where it is missing"]
+
+
 def test_a_byte_that_is_not_utf8_counts_in_ignored_columns_too(tmp_path: Path) -> None:
     """Else the verdict on a record would depend on its neighbors in the block."""
     files = _make_files()
