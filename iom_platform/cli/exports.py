@@ -107,7 +107,7 @@ def export_table(path: str, out: Path, *, as_of_on: date | None, all_days: bool,
             reason=reason,
             table_name=path,
             as_of_on=day,
-            pseudonyms=sorted(set(frame["student_pseudonym"])),
+            pseudonyms=list(frame["student_pseudonym"]),
         )
         frame = _with_identities(frame, names)
     if table is STUDENT_RISK:  # as it is read: course by course, those to talk to first

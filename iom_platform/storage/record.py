@@ -4,8 +4,9 @@ How a cluster or a risk level is found, and who is asked for an export, does not
 """
 
 import contextlib
+import getpass
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,9 @@ _IDENTITY_DDL = (
 )
 _AUDIT_DDL = """CREATE TABLE IF NOT EXISTS audit.exports (
     exported_at timestamptz NOT NULL DEFAULT now(), actor text NOT NULL DEFAULT session_user, table_name text NOT NULL,
-    as_of_on date, rows bigint NOT NULL, reason text NOT NULL CHECK (btrim(reason) <> ''))"""
+    as_of_on date, rows bigint NOT NULL, reason text NOT NULL CHECK (btrim(reason) <> ''), account text)"""
+# what an earlier version of the platform made without it
+_AUDIT_ACCOUNT_DDL = "ALTER TABLE audit.exports ADD COLUMN IF NOT EXISTS account text"
 
 
 class RecordError(RuntimeError):
@@ -123,6 +126,7 @@ def prepare_record(settings: Settings) -> None:
             cursor.execute(_table_ddl(table))
             _check_columns(cursor, table)
         cursor.execute(_AUDIT_DDL)
+        cursor.execute(_AUDIT_ACCOUNT_DDL)
         cursor.execute("REVOKE UPDATE, DELETE, TRUNCATE ON audit.exports FROM PUBLIC, CURRENT_USER")
         _prepare_identity(cursor)
 
@@ -316,9 +320,11 @@ def save_identities(settings: Settings, source: str, pairs: Iterable[tuple[str, 
 
 
 def read_identities(
-    settings: Settings, *, reason: str, table_name: str, as_of_on: date | None, pseudonyms: Iterable[str]
+    settings: Settings, *, reason: str, table_name: str, as_of_on: date | None, pseudonyms: Sequence[str]
 ) -> dict[str, tuple[str, str]]:
     """pseudonym -> (source, student_id) for an identified export, with its audit row in the same transaction.
+
+    pseudonyms: one for each row that is exported; the audit notes their number and the account of the operating system.
 
     Raises NotAllowed where the session user is no member of identity_reader; unknown pseudonyms are left out.
     """
@@ -340,19 +346,19 @@ def read_identities(
             connection.rollback()
             raise NotAllowed(_not_allowed(cursor)) from None
         cursor.execute(
-            "INSERT INTO audit.exports (table_name, as_of_on, rows, reason) VALUES (%s, %s, %s, %s)",
-            (table_name, as_of_on, len(found), reason.strip()),
+            "INSERT INTO audit.exports (table_name, as_of_on, rows, reason, account) VALUES (%s, %s, %s, %s, %s)",
+            (table_name, as_of_on, len(pseudonyms), reason.strip(), getpass.getuser()),
         )
     return found
 
 
 def read_audit(settings: Settings) -> "pd.DataFrame":
-    """Every identified export, oldest first: exported_at, actor, table_name, as_of_on, rows, reason."""
+    """Every identified export, oldest first: exported_at, account, actor, table_name, as_of_on, rows, reason."""
     import pandas as pd
 
     with open_record(settings) as connection, connection.cursor() as cursor:
         cursor.execute(
-            "SELECT exported_at, actor, table_name, as_of_on, rows, reason FROM audit.exports ORDER BY exported_at"
+            "SELECT exported_at, account, actor, table_name, as_of_on, rows, reason FROM audit.exports ORDER BY exported_at"
         )
         return pd.DataFrame(cursor.fetchall(), columns=[column.name for column in cursor.description or ()])
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import getpass
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -282,8 +283,10 @@ def test_a_member_reads_what_was_saved_and_leaves_a_trace(prepared: Settings) ->
     before = _rows(prepared, "SELECT count(*) FROM audit.exports")[0][0]
     found = record.read_identities(prepared, reason=" a call ", pseudonyms=["p1", "p3", "q1", "nobody"], **EXPORT)
     assert found == {"p1": ("first", "1"), "p3": ("first", "3"), "q1": ("second", "1")}
-    trace = _rows(prepared, "SELECT actor, table_name, as_of_on, rows, reason FROM audit.exports ORDER BY exported_at")
-    assert trace[before:] == [("iom", "risk/student_risk", DAY, 3, "a call")]
+    trace = _rows(
+        prepared, "SELECT account, actor, table_name, as_of_on, rows, reason FROM audit.exports ORDER BY exported_at"
+    )
+    assert trace[before:] == [(getpass.getuser(), "iom", "risk/student_risk", DAY, 4, "a call")]
 
 
 def test_no_pair_is_lost_silently(prepared: Settings) -> None:
