@@ -233,7 +233,11 @@ _TERM_CONTEXT = _columns(
     ("course_day", "int", "!As-of day counted from the presentation start; 0 is the first day."),
     ("course_week", "int", "!Course week of the as-of day; 1 is days 0 to 6."),
     ("presentation_length_days", "int", "!Length of the presentation."),
-    ("is_observed", "bool", "!Whether the course has a click row on or before the as-of day, from a source that delivered at most 7 days before it."),
+    (
+        "is_observed",
+        "bool",
+        "!Whether the course has a click row on or before the as-of day, from a source that delivered at most 2 days before it.",
+    ),
     ("activity_missing_reason", "text", "Why activity columns are null: course_not_observed or never_active."),
 )
 # all that passes the wall of the day of registration: the part of the longest window that a student was there for
@@ -335,8 +339,8 @@ GENERALIZATIONS = Table(
              ("level", "int", "!0 is as delivered, the highest is suppressed.")),
 )  # fmt: skip
 
-# a source that has delivered nothing for longer tells nothing of what students do; int_courses_observed has it too
-STALE_AFTER_DAYS = 7
+# a source that has delivered nothing for longer than a weekend tells nothing of what students do; int_courses_observed has it too
+STALE_AFTER_DAYS = 2
 
 MODEL_INPUTS = (
     "active_days_28d_to_peers", "clicks_28d_to_peers", "clicks_14d_to_history", "days_since_last_activity",
@@ -391,7 +395,7 @@ STUDENT_RISK = Table(
     + _columns("derived",
                ("source", "text", "!Name of the source."),
                ("course_week", "int", "!Course week of the as-of day."),
-               ("is_observed", "bool", "!Whether the course has a click row on or before the as-of day, from a source that delivered at most 7 days before it."),
+               ("is_observed", "bool", "!Whether the course has a click row on or before the as-of day, from a source that delivered at most 2 days before it."),
                ("risk_level", "text", "!LOW, MEDIUM, HIGH or UNKNOWN."),
                ("risk_score", "float", "Score, 0-1; null where UNKNOWN."),
                ("reason_1", "text", "!Strongest reason, or why the level is UNKNOWN."),

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 WEEK = timedelta(days=7)
 INVENTED_SOURCE = "synthetic"
+# the range over the dates of docs/validation.md of those who failed or withdrew
+ELSEWHERE = {"HIGH": "41% to 99%", "LOW": "10% to 31%"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def _collect(day: ScoredDay) -> dict[str, Any]:
 
 def _compare(day: ScoredDay) -> dict[str, Any]:
     if day.truth is None or day.risk.empty:
-        return {"comparison": None}
+        return {"comparison": None, "elsewhere": ELSEWHERE}
     found = comparison.compare_flags(day.risk, day.terms, day.truth)
     return {"comparison": found, "summary": comparison.say_summary(found), "verdict": comparison.say_verdict(found)}
 

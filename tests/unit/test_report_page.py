@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from iom_platform.report.charts import LEVEL_COLORS
-from iom_platform.report.page import ScoredDay, render_page
+from iom_platform.report.page import ELSEWHERE, ScoredDay, render_page
 from iom_platform.risk import LEVELS
+from iom_platform.settings import PROJECT_ROOT
 from tests.scored_day import made_day
 
 SECTIONS = ["data", "levels", "movement", "stories", "groups", "truth", "unknown", "model", "quarantine"]
@@ -78,7 +79,7 @@ def test_the_first_lines_say_what_an_advisor_needs(page: Page) -> None:
         "A level is a reason to talk, not a verdict.",
         "Invented students: this is the synthetic twin",
         "UNKNOWN is neither a flag nor an all-clear",
-        "how many an advisor can look after, not how many will fail",
+        "they do not say how many will fail",
         "1 course with fewer than 5 students",
     ):
         assert words in first
@@ -105,6 +106,16 @@ def test_the_first_lines_say_what_an_advisor_needs(page: Page) -> None:
 )
 def test_the_page_says(page: Page, words: str) -> None:
     assert words in page.text
+
+
+def test_how_wrong_levels_were_elsewhere_is_what_the_docs_print() -> None:
+    lines = (PROJECT_ROOT / "docs" / "validation.md").read_text().splitlines()
+    for level, words in ELSEWHERE.items():
+        cells = [line.split("|")[7] for line in lines if f"| {level} |" in line]
+        shares = [float(cell.strip(" %")) for cell in cells]
+        assert len(shares) == 8
+        assert words == f"{min(shares):.0f}% to {max(shares):.0f}%"
+        assert f"{words} of" in Page(render_page(made_day(truth=None))).text
 
 
 def test_the_same_day_gives_the_same_bytes(html: str) -> None:

@@ -1,11 +1,11 @@
 -- What is known at all of a running presentation's activity: any click row of anybody in it, up to the as-of day.
--- A source that has delivered nothing for over a week tells nothing of it: silence since then is its own, not the students'.
+-- A source that has delivered nothing for over two days tells nothing of it: silence since then is its own, not the students'.
 -- Only an increment can hold rows of somebody who is not enrolled, so only its rows are looked up.
 with fresh as (
   select source
   from {{ ref('int_deliveries_ranked') }}
   group by source
-  having max(delivered_on) >= {{ as_of_on() }} - 7
+  having max(delivered_on) >= {{ as_of_on() }} - 2
 ),
 
 clicks as not materialized (
