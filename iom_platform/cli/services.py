@@ -151,16 +151,29 @@ def _check_code_location(port: int) -> None:
         )
 
 
+def _signal(group: int, number: int) -> bool:
+    """Whether the process group had a member to be signaled; 0 only asks."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def _end(processes: dict[str, "subprocess.Popen[bytes]"]) -> None:
-    for process in processes.values():
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
+    """End the services and what they started: Dagster's code server may outlive the process that it serves."""
+    groups = [process.pid for process in processes.values()]
+    groups = [group for group in groups if _signal(group, signal.SIGTERM)]
     deadline = time.monotonic() + _STOP_SECONDS  # of all together: `iom down` waits for twice as long
+    while groups and time.monotonic() < deadline:
+        time.sleep(0.1)
+        for process in processes.values():
+            process.poll()  # who has ended counts as a member until it is reaped
+        groups = [group for group in groups if _signal(group, 0)]
+    for group in groups:
+        _signal(group, signal.SIGKILL)
     for process in processes.values():
-        try:
-            process.wait(timeout=max(0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _links(state: dict[str, Any]) -> str:

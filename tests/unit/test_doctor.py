@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -229,3 +230,18 @@ def test_down_says_what_did_not_end(settings: Settings, monkeypatch: pytest.Monk
     with pytest.raises(services.ServiceFailed, match="has not ended after 30 s") as caught:
         services.stop()
     assert caught.value.exit_code == 1
+
+
+def test_what_outlives_a_service_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "_STOP_SECONDS", 1)
+    service = subprocess.Popen(
+        ["bash", "-c", "(trap '' TERM; echo deaf; exec sleep 600) & wait"],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert service.stdout is not None and service.stdout.readline() == b"deaf\n"
+    services._end({"dagster": service})
+    with pytest.raises(ProcessLookupError):
+        for _ in range(300):  # the killed one is a member until the system has reaped it
+            os.killpg(service.pid, 0)
+            time.sleep(0.1)
