@@ -270,8 +270,8 @@ def test_nobody_flagged_is_no_comparison() -> None:
 # -- data and model ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("age", "stale"), [(7, ()), (8, (("synthetic", 8),)), (-3, ())])
-def test_data_older_than_a_week_are_stale(age: int, stale: tuple[tuple[str, int], ...]) -> None:
+@pytest.mark.parametrize(("age", "stale"), [(2, ()), (3, (("synthetic", 3),)), (-3, ())])
+def test_data_older_than_two_days_are_stale(age: int, stale: tuple[tuple[str, int], ...]) -> None:
     newest = pd.Timestamp(DAY - timedelta(days=age))
     old = pd.DataFrame({"delivery_id": ["d0"], "source": ["synthetic"], "scope": ["full"],
                         "delivered_on": [newest - pd.Timedelta(days=90)]})  # fmt: skip
