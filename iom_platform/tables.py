@@ -236,7 +236,7 @@ _TERM_CONTEXT = _columns(
     (
         "is_observed",
         "bool",
-        "!Whether the course has a click row on or before the as-of day, from a source that delivered at most 2 days before it.",
+        "!Whether the course has a click row on or before the as-of day, from a source whose newest delivery is at most 2 days older.",
     ),
     ("activity_missing_reason", "text", "Why activity columns are null: course_not_observed or never_active."),
 )
@@ -395,7 +395,7 @@ STUDENT_RISK = Table(
     + _columns("derived",
                ("source", "text", "!Name of the source."),
                ("course_week", "int", "!Course week of the as-of day."),
-               ("is_observed", "bool", "!Whether the course has a click row on or before the as-of day, from a source that delivered at most 2 days before it."),
+               ("is_observed", "bool", "!Whether the course has a click row on or before the as-of day, from a source whose newest delivery is at most 2 days older."),
                ("risk_level", "text", "!LOW, MEDIUM, HIGH or UNKNOWN."),
                ("risk_score", "float", "Score, 0-1; null where UNKNOWN."),
                ("reason_1", "text", "!Strongest reason, or why the level is UNKNOWN."),
