@@ -87,8 +87,8 @@ class Registry:
 
         inputs: only its column names are used, for the signature; MODEL_INPUTS alone may be among them. tags: must hold
         fit_key and trained_as_of, which the version gets too. files: plots and texts by file name. profiles: aggregates
-        by cluster. about: what the registered model is, where it says nothing yet. description: Markdown that run and version show. dataset: name, digest, rows, as_of_on of the snapshot.
-        register: whether the fit becomes a version; one that is only compared does not.
+        by cluster. about: what the registered model is, where it says nothing yet. description: Markdown that run and
+        version show. dataset: name, digest, rows, as_of_on of the snapshot. register: whether the fit becomes a version; one that is only compared does not.
         Returns (version or None, run id). After an exception the run is FAILED and no version exists; raises RegistryError
         before anything is written where the fit holds what must not enter MLflow.
         """
