@@ -1,13 +1,13 @@
 # `make demo` and `make test` work on a machine that has Python 3.11 to 3.13, make and git.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench up pictures lock clean
+.PHONY: help demo test check bench bench-clustering up pictures lock clean
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	"$$p" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
 
 help: ## Show what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11, 3.12 or 3.13 was found; install one, or say make PYTHON=/path/to/python"; exit 1; }
@@ -34,6 +34,9 @@ check: $(READY) ## Lint, types, import law, docs and graph tests
 
 bench: $(READY) ## Seconds, memory and the ratio against plain pandas at OULAD size
 	$(BIN)/python -m tests.performance.bench
+
+bench-clustering: $(READY) ## iom cluster on 11 million learners against plain pandas and polars
+	$(BIN)/python -m tests.performance.bench_clustering
 
 up: $(READY) ## Start Dagster and MLflow on loopback
 	$(BIN)/iom up

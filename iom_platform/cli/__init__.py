@@ -147,6 +147,28 @@ def synth(
 
 
 @app.command()
+def cluster(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV or Parquet with a row for each learner_id.")],
+    features: Annotated[str, typer.Option("--features", help="Columns to cluster by, with commas between.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")],
+    k: Annotated[int, typer.Option("--k", help="Number of clusters.")] = 3,
+    algorithms: Annotated[str, typer.Option("--algorithms", help="kmeans, gmm, or both.")] = "kmeans,gmm",
+    sample: Annotated[int, typer.Option("--sample", help="Learners that the silhouette is taken on.")] = 100_000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Same file and seed, same clusters.")] = 7,
+    no_csv: Annotated[bool, typer.Option("--no-csv", help="Write no CSV and no .csv.gz, Parquet alone.")] = False,
+) -> None:
+    """Cluster the learners of one file of any size, with profiles, models and a report; no home, no server."""
+    from iom_platform.cli.cluster import Request, cluster_file
+
+    request = Request(_names(features), _names(algorithms), k=k, sample=sample, seed=seed)
+    cluster_file(file, request, out, with_csv=not no_csv)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
+@app.command()
 def up(
     dagster_port: Annotated[int, typer.Option(help="Preferred port of the Dagster UI.")] = 3000,
     mlflow_port: Annotated[int, typer.Option(help="Preferred port of the MLflow UI.")] = 5000,

@@ -1,0 +1,283 @@
+"""`iom cluster`: one file of learner summaries to clusters, profiles, models, a report and an archive.
+
+It starts no server and opens no home. What a cluster is belongs to `clustering/learners.py`, what a good record is to
+`extract/learner_summary.py`.
+"""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+    from sklearn.preprocessing import StandardScaler
+
+    from iom_platform.clustering.learners import Clusters
+    from iom_platform.extract.learner_columns import LearnerColumns
+    from iom_platform.extract.learner_summary import Batch, LearnerFile, Rejected
+    from iom_platform.storage.learner_files import LearnerFiles, Rows
+
+ALGORITHMS = ("kmeans", "gmm")
+MOST_CLUSTERS = 100  # a label is written with two digits
+_REJECTED_SHOWN = 5
+_PACKAGES = ("iom_platform", "numpy", "numba", "scikit-learn", "polars")
+
+
+class UsageError(ValueError):
+    """An argument has no meaning; one sentence says which, and the remedy."""
+
+    exit_code = 2
+
+
+class ClusterRefused(ValueError):
+    """The file allows no clusters; one sentence says why, and the remedy."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked: features by name, clusters, and the learners that the silhouette is taken on."""
+
+    features: tuple[str, ...]
+    algorithms: tuple[str, ...]
+    k: int
+    sample: int
+    seed: int
+
+    def check(self) -> None:
+        """Raise UsageError for what has no meaning, before anything is read."""
+        names = self.features
+        if "" in names or len(set(names)) < len(names) or "learner_id" in names:
+            raise UsageError("--features must name each column once, without the id: --features time_spent,avg_score")
+        if set(self.algorithms) - set(ALGORITHMS) or len(set(self.algorithms)) < len(self.algorithms):
+            raise UsageError(f"--algorithms {','.join(self.algorithms)} must be of {', '.join(ALGORITHMS)}, each once")
+        if not 2 <= self.k <= MOST_CLUSTERS:
+            raise UsageError(
+                f"--k is {self.k}; clusters tell learners apart from 2 on, and {MOST_CLUSTERS} are the most"
+            )
+        if self.sample < 2:
+            raise UsageError(f"--sample is {self.sample}; a silhouette compares at least two learners")
+
+
+@dataclass
+class Steps:
+    """Seconds of each step, told on stderr as they end."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - began, 2)
+        print(f"  {name}: {self.seconds[name]:.1f} s", file=sys.stderr)
+
+
+def cluster_file(path: Path, request: Request, out: Path, *, with_csv: bool) -> None:
+    """Cluster the learners of a file and write everything to the folder `out`."""
+    from iom_platform.extract.learner_columns import read_columns
+    from iom_platform.extract.learner_summary import LearnerFile
+    from iom_platform.storage.learner_files import open_outputs
+
+    request.check()
+    steps, file = Steps(), LearnerFile(path, request.features)
+    for notice in file.notices:
+        print(f"  {notice}", file=sys.stderr)
+    with open_outputs(out, with_csv=with_csv) as outputs, ThreadPoolExecutor(1) as beside:
+        beside.submit(_import_maths)
+        with steps.step("read"):
+            learners = read_columns(file)
+        if learners is None:
+            raise ClusterRefused(_say_why_nobody(file))
+        facts, small = _cluster(file, learners, request, outputs, steps, beside, with_csv=with_csv)
+        with steps.step("archive"):
+            made = outputs.finish(small)
+    _tell(facts, out, made)
+
+
+def _import_maths() -> None:
+    """Import what takes seconds, while the file is read."""
+    import sklearn.cluster
+    import sklearn.mixture
+    import sklearn.preprocessing  # noqa: F401
+
+    import iom_platform.clustering.learners
+    import iom_platform.storage.csv_lines  # noqa: F401
+
+
+def _cluster(
+    file: "LearnerFile", learners: "LearnerColumns", request: Request, outputs: "LearnerFiles", steps: Steps,
+    beside: ThreadPoolExecutor, *, with_csv: bool,
+) -> tuple[dict[str, Any], dict[str, bytes]]:  # fmt: skip
+    """Fit, write the rows, measure; returns what the summary says, and the small files."""
+    from iom_platform.clustering.learners import (
+        find_empty_features,
+        fit_clusters,
+        make_scaler,
+        measure_clusters,
+        profile_learners,
+    )
+    from iom_platform.clustering.passes.chunks import threads
+    from iom_platform.settings import Clustering
+
+    columns, scaler = learners.columns, make_scaler(learners.means, learners.deviations, learners.columns.shape[1])
+    with threads() as run:
+        with steps.step("fit"):
+            try:
+                found = fit_clusters(
+                    columns, algorithms=request.algorithms, clusters=request.k, seed=request.seed,
+                    max_iterations=Clustering().max_iterations, run=run,
+                )  # fmt: skip
+            except ValueError as error:
+                raise ClusterRefused(f"{file.path.name}: {error}") from None
+        with steps.step("assign and write"):
+            labels, rejected = _write_rows(file, learners, scaler, found, outputs, with_csv=with_csv)
+        archived = beside.submit(outputs.archive_rows)
+        with steps.step("measure"):
+            quality = measure_clusters(
+                columns,
+                {one.algorithm: one for one in found},
+                labels,
+                sample=request.sample,
+                seed=request.seed,
+                run=run,
+            )
+        with steps.step("profile"):
+            profiles = profile_learners(columns, labels, scaler, request.features, run=run)
+        archived.result()
+    facts = {
+        "file": file.path.name,
+        "records": {"landed": learners.landed, "clustered": columns.shape[1], "rejected": len(rejected)},
+        "rejected_by_rule": dict(Counter(f"{one.column or 'record'}: {one.rule}" for one in rejected).most_common()),
+        "warnings": find_empty_features(columns, request.features),
+        "features": list(request.features),
+        "k": request.k,
+        "quality_metrics": quality,
+        "sizes": {name: {str(c): int(n) for c, n in enumerate(np.bincount(some))} for name, some in labels.items()},
+        "seeds": {"fit": request.seed, "silhouette": request.seed},
+        "fitted_on": "every learner; starts were drawn on a seeded sample",
+        "versions": {"python": sys.version.split()[0], **{name: version(name) for name in _PACKAGES}},
+        "timings": steps.seconds,
+    }
+    return facts, _shape_small_files(facts, profiles, rejected, scaler, found)
+
+
+def _say_why_nobody(file: "LearnerFile") -> str:
+    rules = Counter(
+        f"{one.column or 'the record'}: {one.rule}; {one.remedy}" for b in file.read() for one in b.rejected
+    )
+    if not rules:
+        return f"{file.path.name} has a header and no record; deliver a row for each learner"
+    rule, count = rules.most_common(1)[0]
+    return f"{file.path.name}: none of {rules.total():,} records can be used; {count:,} times {rule}"
+
+
+# -- the second pass ----------------------------------------------------------------------------------
+
+
+def _write_rows(
+    file: "LearnerFile", learners: "LearnerColumns", scaler: "StandardScaler", found: "Sequence[Clusters]",
+    outputs: "LearnerFiles", *, with_csv: bool,
+) -> tuple[dict[str, np.ndarray], "list[Rejected]"]:  # fmt: skip
+    """Read the file again and write each learner with its labels, in its order. Returns labels (n,) by algorithm."""
+    from iom_platform.extract.ahead import map_ahead
+    from iom_platform.storage.learner_files import shape_rows
+
+    labels: dict[str, list[np.ndarray]] = {one.algorithm: [] for one in found}
+    rejected: list[Rejected] = []
+
+    def batches() -> "Iterator[tuple[Batch, bool]]":
+        first, is_first = 0, True
+        for batch in file.read():
+            low, high = np.searchsorted(learners.repeated, [first, first + len(batch.ids)])
+            kept = batch.without(learners.repeated[low:high] - first) if high > low else batch
+            rejected.extend(kept.rejected)
+            if len(kept.ids):
+                yield kept, is_first
+                is_first = False
+            first += len(batch.ids)
+
+    def shape(one: "tuple[Batch, bool]") -> "tuple[list[np.ndarray], Rows]":
+        batch, is_first = one
+        frame, assigned = _label(batch, scaler, found, file.features)
+        return assigned, shape_rows(frame, lines=batch.lines, is_first=is_first, with_csv=with_csv)
+
+    for assigned, rows in map_ahead(shape, batches()):
+        for one, some in zip(found, assigned, strict=True):
+            labels[one.algorithm].append(some)
+        outputs.add(rows)
+    written = sum(len(part) for part in labels[found[0].algorithm])
+    if written + len(rejected) != learners.landed or written != learners.columns.shape[1]:
+        raise RuntimeError(
+            f"{file.path.name}: {learners.landed} records landed, {written} written and {len(rejected)} rejected"
+        )
+    return {name: np.concatenate(some) for name, some in labels.items()}, rejected
+
+
+def _label(
+    batch: "Batch", scaler: "StandardScaler", found: "Sequence[Clusters]", features: Sequence[str]
+) -> "tuple[pl.DataFrame, list[np.ndarray]]":
+    import polars as pl
+
+    scaled = (batch.values - scaler.mean_) / scaler.scale_
+    columns: dict[str, Any] = {"learner_id": batch.ids, **dict(zip(features, batch.values.T, strict=True))}
+    confidences, assigned = {}, []
+    for one in found:
+        labels, confidence = one.assign(scaled)
+        columns[f"cluster_{one.algorithm}"] = labels
+        assigned.append(labels)
+        if confidence is not None:
+            confidences[f"{one.algorithm}_confidence"] = confidence
+    return pl.DataFrame(columns | confidences), assigned
+
+
+# -- what is told -------------------------------------------------------------------------------------
+
+
+def _shape_small_files(
+    facts: dict[str, Any], profiles: "pd.DataFrame", rejected: "Sequence[Rejected]", scaler: Any,
+    found: "Sequence[Clusters]",
+) -> dict[str, bytes]:  # fmt: skip
+    import pandas as pd
+
+    from iom_platform.clustering.learner_report import write_report
+    from iom_platform.storage.learner_files import PROFILES, REJECTED, REPORT, SUMMARY, pack_model
+
+    files = {
+        PROFILES: profiles.to_csv(index=False).encode(),
+        REPORT: write_report(facts, profiles).encode(),
+        "preprocess.joblib": pack_model(scaler),
+        **{f"{one.algorithm}.joblib": pack_model(one.estimator) for one in found},
+        SUMMARY: (json.dumps(facts, indent=1) + "\n").encode(),
+    }
+    if rejected:
+        files[REJECTED] = pd.DataFrame(rejected).to_csv(index=False).encode()
+    return files
+
+
+def _tell(facts: dict[str, Any], out: Path, made: Sequence[Path]) -> None:
+    counts = facts["records"]
+    print(f"{counts['landed']:,} records = {counts['clustered']:,} clustered + {counts['rejected']:,} rejected")
+    for rule, count in list(facts["rejected_by_rule"].items())[:_REJECTED_SHOWN]:
+        print(f"  {count:,} times {rule}")
+    if counts["rejected"]:
+        print("  each with its record number and the remedy in rejected_records.csv")
+    for warning in facts["warnings"]:
+        print(f"warning: {warning}")
+    for name, quality in facts["quality_metrics"].items():
+        silhouette = "undefined" if quality["silhouette"] is None else f"{quality['silhouette']:.4f}"
+        sizes = ", ".join(f"{n:,}" for n in facts["sizes"][name].values())
+        print(f"{name}: silhouette {silhouette}; learners per cluster {sizes}")
+    print(f"Written to {out}: {', '.join(path.name for path in made)}")

@@ -1,0 +1,272 @@
+"""Clusters of many learners by a few numbers of each: K-Means and Gaussian mixtures that see every row, and how good they are.
+
+Reading and writing files do not belong here; nor do the daily models of enrollments (`algorithms.py`).
+
+Columns are (n_features, n_learners) float32, standardized. The models are scikit-learn's own, so that they load without
+this package; a label is what their `predict` says of the float64 values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from iom_platform.clustering.passes.chunks import Fit, Map
+from iom_platform.clustering.passes.kmeans import fit_kmeans
+from iom_platform.clustering.passes.mixture import Mixture, assign_mixture, fit_mixture
+from iom_platform.clustering.passes.quantiles import find_quantiles
+from iom_platform.clustering.passes.silhouette import measure_silhouettes
+from iom_platform.clustering.passes.spread import sum_spread
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from sklearn.cluster import KMeans
+    from sklearn.mixture import GaussianMixture
+    from sklearn.preprocessing import StandardScaler
+
+START_ROWS = 100_000  # rows on which starts are drawn and compared; every row then decides where the fit ends
+_STARTS = 10
+_KMEANS_TOLERANCE = 1e-4  # of the mean variance, as scikit-learn's default
+_MIXTURE_TOLERANCE = 1e-4
+_MIXTURE_FLOOR = 1e-6
+_DETERMINED = 0.9999  # share of a feature's variance that the others explain, from which it says nothing of its own
+_QUARTILES = (0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """One fitted algorithm: scikit-learn's estimator on standardized values, and how its fit ended."""
+
+    algorithm: str
+    estimator: Any
+    fit: Fit
+
+    def assign(self, scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Labels (n,) int8 and, for gmm, the posterior of the assigned component (n,), rounded to 6 digits.
+
+        scaled: (n, n_features) float64.
+        """
+        if self.algorithm == "kmeans":
+            return self.estimator.predict(scaled).astype(np.int8), None
+        return assign_mixture(
+            scaled, self.estimator.weights_, self.estimator.means_, self.estimator.precisions_cholesky_
+        )
+
+
+def make_scaler(means: np.ndarray, deviations: np.ndarray, rows: int) -> StandardScaler:
+    """A scikit-learn StandardScaler of known moments; a constant feature becomes 0, as in scikit-learn."""
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler()
+    scaler.mean_, scaler.var_ = means.copy(), deviations**2
+    scaler.scale_ = np.where(deviations > 0, deviations, 1.0)
+    scaler.n_features_in_, scaler.n_samples_seen_ = len(means), rows
+    return scaler
+
+
+def find_empty_features(columns: np.ndarray, features: Sequence[str]) -> list[str]:
+    """A sentence for each feature that says nothing of its own: constant, or determined by the others linearly."""
+    found = [f"{name} is constant, so it tells no learner apart" for name, column in zip(features, columns, strict=True)
+             if column.min() == column.max()]  # fmt: skip
+    varying = [j for j, column in enumerate(columns) if column.min() < column.max()]
+    if len(varying) < 2:
+        return found
+    correlation = np.corrcoef(columns[varying])
+    for at, j in enumerate(varying):
+        others = np.delete(np.arange(len(varying)), at)
+        weights = np.linalg.lstsq(correlation[np.ix_(others, others)], correlation[others, at], rcond=None)[0]
+        explained = float(weights @ correlation[others, at])
+        if explained > _DETERMINED:
+            names = ", ".join(features[varying[o]] for o in others[np.abs(weights) > 1e-3])
+            found.append(
+                f"{features[j]} is a linear combination of {names} (R² {explained:.6f}), so measures of separation say little"
+            )
+    return found
+
+
+def fit_clusters(
+    columns: np.ndarray, *, algorithms: Sequence[str], clusters: int, max_iterations: int, seed: int, run: Map = map
+) -> list[Clusters]:
+    """Fit each algorithm on every row; clusters are numbered from the one whose standardized means are highest.
+
+    The start of K-Means is the best of 10 on a seeded sample of at most START_ROWS rows; a mixture starts from the
+    K-Means of the sample. Raises ValueError for fewer distinct rows than clusters.
+    """
+    rows = columns.shape[1]
+    rng = np.random.default_rng(seed)
+    sample = columns
+    if rows > START_ROWS:
+        sample = np.ascontiguousarray(columns[:, np.sort(rng.choice(rows, START_ROWS, replace=False))])
+    distinct = len(np.unique(sample.T, axis=0))
+    if distinct < clusters:
+        raise ValueError(f"there are {distinct} distinct learners for {clusters} clusters; lower --k")
+    start = _start(sample, clusters, max_iterations, rng, run)
+    found = []
+    for algorithm in algorithms:
+        knobs: dict[str, Any] = {"max_iterations": max_iterations, "run": run}
+        if algorithm == "kmeans":
+            fit = fit_kmeans(columns, start, tolerance=_KMEANS_TOLERANCE, **knobs)
+            found.append(Clusters(algorithm, _as_kmeans(_order(fit.parameters, fit.parameters), seed), fit))
+        else:
+            rough = fit_mixture(
+                sample, _spread_out(sample, start), tolerance=_MIXTURE_TOLERANCE / 10, floor=_MIXTURE_FLOOR, **knobs
+            )
+            fit = fit_mixture(columns, rough.parameters, tolerance=_MIXTURE_TOLERANCE, floor=_MIXTURE_FLOOR, **knobs)
+            found.append(Clusters(algorithm, _as_mixture(fit.parameters, seed), fit))
+    return found
+
+
+def _start(sample: np.ndarray, clusters: int, max_iterations: int, rng: np.random.Generator, run: Map) -> np.ndarray:
+    """The centers of the best of several K-Means on the sample, each from a k-means++ start."""
+    from sklearn.cluster import kmeans_plusplus
+
+    rows = np.ascontiguousarray(sample.T)
+    fits = []
+    for _ in range(_STARTS):
+        centers = kmeans_plusplus(rows, clusters, random_state=int(rng.integers(2**31)))[0]
+        fits.append(
+            fit_kmeans(sample, centers, max_iterations=max_iterations, tolerance=_KMEANS_TOLERANCE / 100, run=run)
+        )
+    return np.asarray(min(fits, key=lambda fit: fit.criterion).parameters)
+
+
+def _spread_out(sample: np.ndarray, centers: np.ndarray) -> Mixture:
+    """The mixture whose components are the K-Means clusters of the sample."""
+    distance = ((sample.T[:, None, :] - centers[None]) ** 2).sum(axis=2)
+    labels = distance.argmin(axis=1)
+    weights = np.bincount(labels, minlength=len(centers)) / len(labels)
+    floor = _MIXTURE_FLOOR * np.eye(len(sample))
+    covariances = np.stack(
+        [np.cov(sample[:, labels == c], bias=True).reshape(floor.shape) + floor for c in range(len(centers))]
+    )
+    return Mixture(weights, centers, covariances)
+
+
+def _order(centers: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """`values` of the clusters, the one with the highest standardized means first; ties by the features in turn."""
+    keys = np.round(np.column_stack([-centers.mean(axis=1), -centers]), 9)
+    return np.ascontiguousarray(values[np.lexsort(keys.T[::-1])])
+
+
+def _as_kmeans(centers: np.ndarray, seed: int) -> KMeans:
+    from sklearn.cluster import KMeans
+
+    # fitted on its own centers, each of which is then a cluster
+    return KMeans(len(centers), init=centers, n_init=1, max_iter=1, algorithm="lloyd", random_state=seed).fit(centers)
+
+
+def _as_mixture(mixture: Mixture, seed: int) -> GaussianMixture:
+    from sklearn.mixture import GaussianMixture
+
+    made = GaussianMixture(len(mixture.weights), covariance_type="full", reg_covar=_MIXTURE_FLOOR, random_state=seed)
+    made.weights_, made.means_, made.covariances_ = (
+        _order(mixture.means, one) for one in (mixture.weights, mixture.means, mixture.covariances)
+    )
+    made.precisions_cholesky_ = np.swapaxes(np.linalg.inv(np.linalg.cholesky(made.covariances_)), 1, 2)
+    made.precisions_ = made.precisions_cholesky_ @ np.swapaxes(made.precisions_cholesky_, 1, 2)
+    made.n_features_in_ = mixture.means.shape[1]
+    return made
+
+
+# -- how good they are ---------------------------------------------------------------------------------
+
+
+def measure_clusters(
+    columns: np.ndarray, found: Mapping[str, Clusters], labels: Mapping[str, np.ndarray], *, sample: int, seed: int,
+    run: Map = map,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """Measures of each algorithm by the names of `quality.measure_quality`; None where undefined.
+
+    labels: (n_learners,) int8 by algorithm. The silhouette is exact on a seeded sample of at most `sample` rows, the same
+    for every algorithm; davies_bouldin, calinski_harabasz and inertia are of all rows.
+    """
+    rows = columns.shape[1]
+    chosen = np.arange(rows)
+    if rows > sample:
+        chosen = np.sort(np.random.default_rng(seed).choice(rows, sample, replace=False))
+    names = list(found)
+    silhouettes = measure_silhouettes(
+        np.ascontiguousarray(columns[:, chosen]), [labels[name][chosen] for name in names], run=run
+    )
+    return {
+        name: {
+            "silhouette": silhouette, "silhouette_sample_rows": len(chosen), "silhouette_seed": seed,
+            **_measure_one(columns, found[name], labels[name], run),
+        } for name, silhouette in zip(names, silhouettes, strict=True)
+    }  # fmt: skip
+
+
+def _measure_one(columns: np.ndarray, clusters: Clusters, labels: np.ndarray, run: Map) -> dict[str, Any]:
+    d, rows = columns.shape
+    sizes = np.bincount(labels, minlength=int(labels.max()) + 1)
+    spread = sum_spread(columns, labels, len(sizes), run=run)
+    kept = sizes > 0
+    sizes, centers = sizes[kept], spread.centers[kept]
+    k, within = len(sizes), float(spread.squared[kept].sum())
+    between = float((sizes[:, None] * (centers - spread.mean) ** 2).sum())
+    measures: dict[str, Any] = {
+        "rows": rows, "clusters": k, "smallest_cluster_share": float(sizes.min() / rows),
+        "davies_bouldin": _davies_bouldin(centers, spread.distance[kept] / sizes) if k > 1 else None,
+        "calinski_harabasz": between / (k - 1) / (within / (rows - k)) if 1 < k < rows and within > 0 else None,
+        "inertia": None, "bic": None, "aic": None,
+        "iterations": clusters.fit.iterations, "is_converged": clusters.fit.is_converged,
+    }  # fmt: skip
+    if clusters.algorithm == "kmeans":
+        measures["inertia"] = clusters.fit.criterion
+    else:
+        components = len(clusters.estimator.weights_)
+        free = components * (d + d * (d + 1) // 2) + components - 1
+        misfit = -2 * clusters.fit.criterion * rows
+        measures |= {"bic": misfit + free * float(np.log(rows)), "aic": misfit + 2 * free}
+    return measures
+
+
+def _davies_bouldin(centers: np.ndarray, spread: np.ndarray) -> float | None:
+    """Davies and Bouldin 1979: the mean over clusters of the worst ratio of spreads to the distance of centers."""
+    apart = np.sqrt(((centers[:, None] - centers[None]) ** 2).sum(axis=2))
+    np.fill_diagonal(apart, np.inf)
+    if not (apart > 0).all():
+        return None
+    return float(((spread[:, None] + spread[None]) / apart).max(axis=1).mean())
+
+
+def profile_learners(
+    columns: np.ndarray, labels: Mapping[str, np.ndarray], scaler: StandardScaler, features: Sequence[str], *,
+    run: Map = map,
+) -> pd.DataFrame:  # fmt: skip
+    """A row per algorithm, cluster and feature in the feature's own unit, to 6 digits.
+
+    algorithm, cluster, learners, share, feature, mean, q1, median, q3 and standardized_difference: the cluster's mean
+    from the mean of all, in standard deviations of all.
+    """
+    import pandas as pd
+
+    spreads = {name: sum_spread(columns, some, int(some.max()) + 1, run=run) for name, some in labels.items()}
+
+    def describe(job: tuple[str, int]) -> list[dict[str, Any]]:
+        name, j = job
+        mean, scale = float(scaler.mean_[j]), float(scaler.scale_[j])
+        sizes = np.bincount(labels[name])
+        quartiles = find_quantiles(columns[j], labels[name], len(sizes), _QUARTILES)
+        rows = []
+        for cluster in np.flatnonzero(sizes).tolist():
+            apart = float(spreads[name].centers[cluster, j])
+            told = [mean + scale * float(one) for one in (apart, *quartiles[cluster])]
+            rows.append({
+                "algorithm": name, "cluster": cluster, "learners": int(sizes[cluster]), "share": sizes[cluster] / columns.shape[1],
+                "feature": features[j], **{n: float(f"{v:.6g}") for n, v in zip(("mean", "q1", "median", "q3"), told, strict=True)},
+                "standardized_difference": float(f"{apart:.6g}"),
+            })  # fmt: skip
+        return rows
+
+    jobs = [(name, j) for name in labels for j in range(len(features))]
+    table = pd.DataFrame([row for rows in run(describe, jobs) for row in rows])
+    at = {name: i for i, name in enumerate(features)}
+    keys = {"algorithm": {n: i for i, n in enumerate(labels)}, "feature": at}
+    order = table.assign(**{c: table[c].map(known) for c, known in keys.items()}).sort_values(
+        ["algorithm", "cluster", "feature"]
+    )
+    return table.loc[order.index].reset_index(drop=True)
