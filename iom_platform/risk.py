@@ -43,6 +43,7 @@ COMPONENTS: dict[str, tuple[str, float]] = {
     "late": ("submissions", 0.05),
     "score": ("scores", 0.10),
 }
+NOISE = -1  # the cluster of who is in none
 WARM_UP_DAYS = 7
 WINDOW_DAYS = 28
 
@@ -263,7 +264,8 @@ def _explain_rows(
             strengths = [_praise(say(facts)) for name, (limit, say) in _STRENGTHS.items() if by_name[name] <= limit]
             reasons = (strengths[:2] + reasons[:1] + strengths[2:]) or [NOTHING_STANDS_OUT]
         elif not reasons:
-            is_weak_group = model.cluster_means.get(int(np.nan_to_num(clusters[row], nan=-2)), 0.0) > model.medium_cut
+            group = int(np.nan_to_num(clusters[row], nan=NOISE))  # noise is no group that anybody could be like
+            is_weak_group = group != NOISE and model.cluster_means.get(group, 0.0) > model.medium_cut
             reasons = [LIKE_A_WEAK_GROUP if is_weak_group else SEVERAL_SMALL_SIGNS]
         told[row, : min(3, len(reasons))] = reasons[:3]
     return told

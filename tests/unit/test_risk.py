@@ -271,6 +271,18 @@ def test_rows_without_a_level_do_not_train() -> None:
     assert fit(both, np.append(labels, labels)) == fit(frame, labels)
 
 
+def test_noise_has_a_mean_of_its_own_and_one_that_no_model_knows_raises_nothing() -> None:
+    frame, labels = make_cohort()
+    noisy = np.where(np.arange(len(labels)) % 5 == 0, -1, labels)
+    model = fit(frame, noisy)
+    assert set(model.cluster_means) == {-1, *labels}
+    assert risk.RiskModel.from_json(model.to_json()) == model
+    known = risk.score_risk(frame, noisy, fit(frame, labels))
+    null = risk.score_risk(frame, [None if label == -1 else label for label in noisy], fit(frame, labels))
+    pd.testing.assert_frame_equal(known.drop(columns="cluster"), null.drop(columns="cluster"))
+    assert known["cluster"].tolist() == noisy.tolist()
+
+
 def test_the_cluster_weighs_as_stated() -> None:
     plain = score(BAD, labels=[0], model=risk.RiskModel({0: 0.9}, 0.5, 0.3, 0.0, 1)).iloc[0]["risk_score"]
     mixed = score(BAD, labels=[0], model=risk.RiskModel({0: 0.9}, 0.5, 0.3, 0.4, 1)).iloc[0]["risk_score"]
@@ -294,10 +306,11 @@ def test_a_level_without_a_single_strong_sign_says_so() -> None:
         "days_since_last_activity": 6,
         "score_pct_mean": 55,
     }
-    eager = risk.RiskModel({0: 0.01, 1: 0.9}, 0.9, 0.01, 0.3, 1)
-    assert score(middling, middling, labels=[0, 1], model=eager)["reason_1"].tolist() == [
+    eager = risk.RiskModel({0: 0.01, 1: 0.9, -1: 0.9}, 0.9, 0.01, 0.3, 1)
+    assert score(middling, middling, middling, labels=[0, 1, -1], model=eager)["reason_1"].tolist() == [
         risk.SEVERAL_SMALL_SIGNS,
         risk.LIKE_A_WEAK_GROUP,
+        risk.SEVERAL_SMALL_SIGNS,  # noise is no group
     ]
     calm = risk.RiskModel({}, 0.9, 0.8, 0.0, 1)
     plain = {
