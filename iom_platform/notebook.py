@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -134,20 +133,23 @@ class TemporalFeatureExtractor:
 class ClusteringEngine:
     """Clusters of the enrollments of one day, and the risk levels that they help to tell, as the platform makes them.
 
-    algorithm, n_clusters, max_iterations, seed: as the settings `clustering.*`, with their defaults.
+    algorithm, n_clusters, max_iterations, seed: as the settings `clustering.*`, with their defaults; knobs: others of
+    them by name, such as eps for dbscan. Raises ValueError for an unknown algorithm or a value out of range, and TypeError
+    for an unknown knob or one that is no number.
 
     After `perform_clustering`, `model_` is the fitted scikit-learn Pipeline, `quality_` its measures on the rows that it
-    was fitted on, `profiles_` what each cluster looks like (clustering/profiles) and `clusters_` the clusters; after
-    `assign_risk_levels`, `risk_model_` holds the cut-offs.
+    was fitted on, `fitted_on_` and `assigned_by_` say on which and by what rule, `profiles_` what each cluster looks like
+    (clustering/profiles) and `clusters_` the clusters; after `assign_risk_levels`, `risk_model_` holds the cut-offs.
     """
 
     def __init__(
         self, algorithm: str = _CLUSTERING.algorithm, n_clusters: int = _CLUSTERING.n_clusters,
-        max_iterations: int = _CLUSTERING.max_iterations, seed: int = _CLUSTERING.seed,
+        max_iterations: int = _CLUSTERING.max_iterations, seed: int = _CLUSTERING.seed, **knobs: Any,
     ) -> None:  # fmt: skip
-        for name, value in {"n_clusters": n_clusters, "max_iterations": max_iterations, "seed": seed}.items():
-            if not isinstance(value, Integral):
-                raise TypeError(f"{name} is {value!r}, which is no whole number; write one such as {name}=4")
+        from iom_platform.clustering.algorithms import select_params
+
+        shared = {"n_clusters": n_clusters, "max_iterations": max_iterations, "seed": seed}
+        self._params = select_params(algorithm, {**_CLUSTERING.knobs, **shared, **knobs})
         self.algorithm, self.n_clusters, self.max_iterations, self.seed = algorithm, n_clusters, max_iterations, seed
         self.clusters_: pd.DataFrame | None = None
 
@@ -155,15 +157,15 @@ class ClusteringEngine:
         """Fit on the enrollments that get a level, then assign every one of an observed course.
 
         features: rows of one day, as `extract_temporal_features` returns them. Returns student_pseudonym, course_id,
-        cluster (from 0, the most active) and confidence (0-1), in the order of the features; both are null where the
-        course is not observed. Raises ValueError for a column that is missing or holds no numbers, several rows of an
+        cluster (from 0, the most active; -1 is noise) and confidence (0-1), in the order of the features; both are null
+        where the course is not observed. Raises ValueError for a column that is missing or holds no numbers, several rows of an
         enrollment, too few rows, and as `clustering.fit`; warns of an input without any value.
         """
         import pandas as pd
 
         from iom_platform.clustering.algorithms import assign
         from iom_platform.clustering.profiles import profile_clusters
-        from iom_platform.clustering.training import ROWS_PER_CLUSTER, train
+        from iom_platform.clustering.training import ROWS_PER_CLUSTER, least_clusters, train
         from iom_platform.risk import select_scorable
 
         features = _read_features(features).reset_index(drop=True)
@@ -172,22 +174,22 @@ class ClusteringEngine:
         if "as_of_on" in features and features["as_of_on"].nunique() > 1:
             raise ValueError("features hold rows of several days; cluster the rows of one day at a time")
         snapshot = select_scorable(features)
-        if len(snapshot) < ROWS_PER_CLUSTER * self.n_clusters:
+        if len(snapshot) < ROWS_PER_CLUSTER * (wanted := least_clusters(self._params)):
             raise ValueError(
-                f"{len(snapshot)} observed enrollments with enough data are too few to fit {self.n_clusters} clusters, "
+                f"{len(snapshot)} observed enrollments with enough data are too few to fit {wanted} clusters, "
                 f"for each needs {ROWS_PER_CLUSTER}; lower n_clusters, or extract the features of another day"
             )
         for name in [name for name in MODEL_INPUTS if snapshot[name].isna().all()]:
             warnings.warn(
                 f"{name} is null in every row that a model is fitted on, so it tells nobody apart", stacklevel=2
             )
-        knobs: dict[str, Any] = {"max_iterations": self.max_iterations, "seed": self.seed}
-        trained = train(snapshot, algorithm=self.algorithm, n_clusters=self.n_clusters, **knobs)
+        trained = train(snapshot, **self._params)
         observed = features[features["is_observed"]]
         labels, confidence = assign(trained.model, observed)
         assigned = pd.DataFrame({"cluster": labels, "confidence": confidence}, index=observed.index)
         clusters = features[_KEY].join(assigned.astype({"cluster": "Int64"}))
         self.model_, self.quality_ = trained.model, trained.quality
+        self.fitted_on_, self.assigned_by_ = trained.fitted_on, trained.assigned_by
         self.profiles_ = profile_clusters(observed, labels)
         self._features, self.clusters_ = features, clusters.copy()
         return clusters

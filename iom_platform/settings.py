@@ -9,12 +9,18 @@ import os
 import re
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 _SIZE = re.compile(r"(?=.*[1-9])[0-9]+(\.[0-9]+)? ?[KMGT]i?B", re.IGNORECASE)
@@ -31,11 +37,30 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Algorithm = Literal["kmeans", "gmm", "dbscan", "hdbscan", "hierarchical"]
+
+
 class Clustering(_Section):
-    algorithm: Literal["kmeans", "gmm"] = "kmeans"
+    algorithm: Algorithm = "kmeans"
+    candidates: Annotated[tuple[Algorithm, ...], NoDecode] = get_args(Algorithm)
     n_clusters: int = Field(4, ge=2, le=50)
     max_iterations: int = Field(300, ge=1)
     seed: int = Field(20131216, ge=0, lt=2**32)
+    linkage: Literal["ward", "average", "complete"] = "ward"
+    eps: float | None = Field(None, gt=0, allow_inf_nan=False)
+    min_samples: int = Field(10, ge=2)
+    min_cluster_size: int = Field(15, ge=5)
+
+    @field_validator("candidates", mode="before")
+    @classmethod
+    def _names_may_stand_in_a_line(cls, value: Any) -> Any:
+        """A variable holds them as `kmeans,gmm`."""
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """What is said to an algorithm; some holds for one alone."""
+        return self.model_dump(exclude={"algorithm", "candidates"})
 
 
 class Privacy(_Section):

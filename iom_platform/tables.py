@@ -368,7 +368,7 @@ PROFILES = Table(
     "One row per as-of day, cluster and feature: what the cluster looks like.",
     _AS_OF + _MODEL
     + _columns("derived",
-               ("cluster", "int", "!Cluster number."),
+               ("cluster", "int", "!Cluster number; -1 is noise."),
                ("feature", "text", "!Model input."),
                ("students", "int", "!Enrollments in the cluster."),
                ("mean", "float", "Mean; null where no row has a value."),

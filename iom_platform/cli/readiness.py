@@ -77,15 +77,17 @@ def _find_source(name: str) -> "Source":
 
 
 def _limits(settings: Settings) -> "Limits":
-    from iom_platform.clustering.training import ROWS_PER_CLUSTER
+    from iom_platform.clustering.algorithms import select_params
+    from iom_platform.clustering.training import ROWS_PER_CLUSTER, least_clusters
     from iom_platform.readiness import Limits
     from iom_platform.risk import WARM_UP_DAYS
 
+    asked = settings.clustering
     return Limits(
         today=today(settings),
         first_as_of=settings.institution.first_as_of,
         k=settings.privacy.k,
-        rows_to_fit=ROWS_PER_CLUSTER * settings.clustering.n_clusters,
+        rows_to_fit=ROWS_PER_CLUSTER * least_clusters(select_params(asked.algorithm, asked.knobs)),
         warm_up_days=WARM_UP_DAYS,
     )
 

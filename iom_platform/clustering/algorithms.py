@@ -11,14 +11,26 @@ a number learned from classmates, where it has one.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iom_platform.clustering.centers import (
+    NOISE,
+    ROWS_PER_CENTER,
+    centers_in_reach,
+    centers_of,
+    margin,
+    nearest_center,
+    posterior,
+)
+from iom_platform.clustering.preprocessing import build_scaling, select_inputs
 from iom_platform.tables import MODEL_INPUTS
 
 if TYPE_CHECKING:
@@ -32,31 +44,34 @@ CODE_VERSION = "2"
 # Types that skops does not trust by itself and that this module's pipelines hold (the imputer keeps its dtype).
 TRUSTED_TYPES = ("numpy.dtype", "pandas.DataFrame")
 
-# Longer than any presentation: never active is further away than any activity.
-NEVER_ACTIVE_DAYS = 365.0
+# of the distances to the min_samples-th nearest row, itself among them, where DBSCAN's eps is not given
+EPS_QUANTILE = 0.5
 
-# What a missing input means; None: nothing in itself, so the training median stands in.
-_MEANING: dict[str, float | None] = {
-    "active_days_28d_to_peers": 0.5,  # null where student and peer median are both 0: as the peers
-    "clicks_28d_to_peers": 0.5,
-    "clicks_14d_to_history": 0.5,  # null while there is no history: unchanged
-    "days_since_last_activity": NEVER_ACTIVE_DAYS,
-    "weekday_entropy_share": 0.0,  # null if never active: no day, no spread
-    "submissions_missed_share": 0.0,  # null while none is due: none missed
-    "score_pct_mean": None,
-}
 _ACTIVITY = ("active_days_28d_to_peers", "clicks_28d_to_peers")
+
+
+class FitRefused(ValueError):
+    """A snapshot gives no model worth having; the message is one sentence, without a value of any row."""
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """One entry of the registry; the functions get the bare estimator and the scaled matrix (n_students, n_inputs)."""
+    """One entry of the registry; its functions get bare estimators and scaled matrices (n_students, n_inputs)."""
 
-    estimator: str  # class name, by which a loaded model is recognized
-    build: Callable[[int, int, int], Any]  # (n_clusters, max_iterations, seed) -> unfitted estimator
-    centers: Callable[[Any], np.ndarray]  # -> (n_clusters, n_inputs)
-    reorder: Callable[[Any, np.ndarray], None]  # renumbers the clusters in place
-    confidence: Callable[[Any, np.ndarray, np.ndarray], np.ndarray]  # (estimator, X, labels) -> (n_students,) 0-1
+    build: Callable[..., Any]  # (knobs by name) -> unfitted estimator; the names of its arguments are the knobs
+    assigned_by: str  # the rule for a row, in words
+    # of an estimator that predicts: renumbers the fitted clusters in place
+    reorder: Callable[[Any, np.ndarray], None] | None = None
+    # of one that cannot: (estimator, X) -> labels (n_students,), -1 = noise, and who may make a center (n_students,) bool
+    find: Callable[[Any, np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
+    # and (X, labels, is_core) -> the classifier that assigns in its place
+    summarize: Callable[[np.ndarray, np.ndarray, np.ndarray], Any] = centers_in_reach
+    max_rows: int | None = None  # a snapshot of more rows is fitted on a seeded sample of this many
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        """The settings that hold for this algorithm."""
+        return tuple(inspect.signature(self.build).parameters)
 
 
 def _build_kmeans(n_clusters: int, max_iterations: int, seed: int) -> Any:
@@ -70,18 +85,6 @@ def _build_kmeans(n_clusters: int, max_iterations: int, seed: int) -> Any:
 def _reorder_kmeans(estimator: Any, order: np.ndarray) -> None:
     estimator.cluster_centers_ = np.ascontiguousarray(estimator.cluster_centers_[order])
     estimator.labels_ = np.argsort(order)[estimator.labels_].astype(np.int32)
-
-
-def _margin(estimator: Any, scaled: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """1 - d1 / d2 with the distances to the own and to the nearest other center; 0 is on the border, 1 is on the center."""
-    distance = np.stack(
-        [np.sqrt(((scaled - center) ** 2).sum(axis=1)) for center in estimator.cluster_centers_], axis=1
-    )
-    rows = np.arange(len(scaled))
-    own = distance[rows, labels]
-    distance[rows, labels] = np.inf
-    other = distance.min(axis=1)
-    return np.where(other > 0, 1 - own / np.where(other > 0, other, 1), 0.0)
 
 
 def _build_gmm(n_clusters: int, max_iterations: int, seed: int) -> Any:
@@ -98,15 +101,72 @@ def _reorder_gmm(estimator: Any, order: np.ndarray) -> None:
         setattr(estimator, name, np.ascontiguousarray(getattr(estimator, name)[order]))
 
 
-def _posterior(estimator: Any, scaled: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The posterior probability of the assigned component."""
-    return np.asarray(estimator.predict_proba(scaled)[np.arange(len(scaled)), labels])
+def _build_dbscan(min_samples: int, eps: float | None = None) -> Any:
+    from sklearn.cluster import DBSCAN
 
+    return DBSCAN(eps=eps, min_samples=min_samples)
+
+
+def _find_by_dbscan(estimator: Any, scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same as DBSCAN on all rows; an eps that is None is the EPS_QUANTILE of the distances to the min_samples-th row."""
+    from sklearn.neighbors import NearestNeighbors
+
+    if estimator.eps is None:
+        distance, _ = NearestNeighbors(n_neighbors=estimator.min_samples).fit(scaled).kneighbors(scaled)
+        estimator.set_params(eps=max(float(np.quantile(distance[:, -1], EPS_QUANTILE)), 1e-6))
+    # equal rows as one that weighs more: inactive students are alike, and each would hold a list of all the others
+    distinct, place, weight = np.unique(scaled, axis=0, return_inverse=True, return_counts=True)
+    found = estimator.fit(distinct, sample_weight=weight)
+    is_core = np.isin(np.arange(len(distinct)), found.core_sample_indices_)
+    return found.labels_[place], is_core[place]
+
+
+def _build_hdbscan(min_cluster_size: int, min_samples: int) -> Any:
+    from sklearn.cluster import HDBSCAN
+
+    return HDBSCAN(min_cluster_size=min_cluster_size, min_samples=min_samples, copy=True)
+
+
+def _build_hierarchical(n_clusters: int, linkage: str) -> Any:
+    from sklearn.cluster import AgglomerativeClustering
+
+    return AgglomerativeClustering(n_clusters=n_clusters, linkage=linkage)
+
+
+def _find(estimator: Any, scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.asarray(estimator.fit_predict(scaled))
+    return labels, labels != NOISE
+
+
+_IN_REACH = (
+    f"a vote, weighted by 1 / distance, of the centers within a radius, each the mean of at least {ROWS_PER_CENTER} rows of "
+    "a cluster; noise where there is none"
+)
+_NEAREST = f"the nearest center, each the mean of at least {ROWS_PER_CENTER} rows of a cluster"
 
 ALGORITHMS: Mapping[str, Algorithm] = {
-    "kmeans": Algorithm("KMeans", _build_kmeans, lambda e: np.asarray(e.cluster_centers_), _reorder_kmeans, _margin),
-    "gmm": Algorithm("GaussianMixture", _build_gmm, lambda e: np.asarray(e.means_), _reorder_gmm, _posterior),
+    "kmeans": Algorithm(_build_kmeans, "the nearest center", _reorder_kmeans),
+    "gmm": Algorithm(_build_gmm, "the component of highest posterior probability", _reorder_gmm),
+    # what limits: lists of neighbors, 0.5 GB for 50,000 rows; all pairs, half a minute for them; all distances, 1 GB for 10,000
+    "dbscan": Algorithm(_build_dbscan, _IN_REACH, find=_find_by_dbscan, max_rows=50_000),
+    "hdbscan": Algorithm(_build_hdbscan, _IN_REACH, find=_find, max_rows=30_000),
+    "hierarchical": Algorithm(_build_hierarchical, _NEAREST, find=_find, summarize=nearest_center, max_rows=10_000),
 }
+
+# of a fitted estimator, by its class
+_CONFIDENCE = {
+    "KMeans": margin, "GaussianMixture": posterior, "KNeighborsClassifier": margin, "RadiusNeighborsClassifier": margin,
+}  # fmt: skip
+
+# knob -> (least value, why); whole numbers
+_LEAST = {
+    "n_clusters": (2, "from 2 on clusters tell students apart"),
+    "max_iterations": (1, "a fit takes at least one"),
+    "seed": (0, f"a seed is a whole number from 0 to {2**32 - 1}"),
+    "min_samples": (2, "fewer than 2 rows are no neighborhood"),
+    "min_cluster_size": (ROWS_PER_CENTER, "a smaller cluster would describe single students"),
+}
+LINKAGES = ("ward", "average", "complete")
 
 
 def find_algorithm(name: str) -> Algorithm:
@@ -116,46 +176,36 @@ def find_algorithm(name: str) -> Algorithm:
     return ALGORITHMS[name]
 
 
-def _select_inputs(frame: pd.DataFrame) -> pd.DataFrame:
-    """The model inputs as float64, null as NaN, in the order of MODEL_INPUTS."""
-    absent = [name for name in MODEL_INPUTS if name not in frame.columns]
-    if absent:
-        raise ValueError(f"the frame lacks the model input {absent[0]}; select it from anonymized/student_term")
-    inputs = frame.loc[:, list(MODEL_INPUTS)].astype("float64")
-    for name in MODEL_INPUTS:
-        values = inputs[name].to_numpy()
-        if (np.abs(values[~np.isnan(values)]) > np.finfo(np.float32).max).any():
-            raise ValueError(
-                f"model input {name} holds a value that is not finite; the feature's SQL divides by zero or overflows"
-            )
-    if (inputs["days_since_last_activity"] < 0).any():
-        raise ValueError("model input days_since_last_activity is negative; a feature looked past the as-of day")
-    return inputs
+def select_params(algorithm: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that hold for an algorithm, by their names in the settings, from knobs of any.
 
-
-def _scaling() -> Any:
-    """Imputation and scaling of each input to 0-1, clipped to the range of the training snapshot.
-
-    The range is used rather than the standard deviation, since the inputs are bounded by construction, and a column that
-    hardly varied at training would otherwise rule the distances of every later day.
+    All of them are checked. Raises ValueError for an unknown algorithm or a value out of range, and TypeError for a knob
+    that no algorithm has or that is no number.
     """
-    import pandas as pd
-    from sklearn.compose import ColumnTransformer
-    from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import FunctionTransformer, MinMaxScaler
+    names = ["seed", *find_algorithm(algorithm).knobs]
+    for name, value in knobs.items():
+        _check_knob(name, value)
+    return {"algorithm": algorithm, **{name: value for name, value in knobs.items() if name in names}}
 
-    columns = []
-    # a registered model gets whole numbers from a CSV file, nullable ones from a notebook, objects with pd.NA from MLflow
-    as_numbers = FunctionTransformer(pd.DataFrame, kw_args={"dtype": "Float64"})
-    for name in MODEL_INPUTS:
-        meaning = _MEANING[name]
-        fill = (SimpleImputer(strategy="median", keep_empty_features=True) if meaning is None
-                else SimpleImputer(strategy="constant", fill_value=meaning, keep_empty_features=True))  # fmt: skip
-        # a day more matters on the second day and hardly on the hundredth
-        steps = [fill, FunctionTransformer(np.log1p)] if name == "days_since_last_activity" else [fill]
-        columns.append((name, make_pipeline(as_numbers, *steps, MinMaxScaler(clip=True)), name))
-    return ColumnTransformer(columns)
+
+def _check_knob(name: str, value: Any) -> None:
+    if name in _LEAST:
+        least, why = _LEAST[name]
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise TypeError(f"{name} is {value!r}, which is no whole number; write one such as {name}=4")
+        if value < least or (name == "seed" and value >= 2**32):
+            raise ValueError(f"clustering.{name} is {value}; {why}")
+    elif name == "eps":
+        if isinstance(value, bool) or not isinstance(value, Real | None):
+            raise TypeError(f"eps is {value!r}, which is no number; write one such as eps=0.2")
+        if value is not None and not 0 < value < np.inf:
+            raise ValueError(f"clustering.eps is {value}; a distance is above 0, and None takes it from the data")
+    elif name == "linkage":
+        if value not in LINKAGES:
+            raise ValueError(f"clustering.linkage is {value!r}; use one of {', '.join(LINKAGES)}")
+    else:
+        known = dict.fromkeys(knob for entry in ALGORITHMS.values() for knob in entry.knobs)
+        raise TypeError(f"no algorithm has a knob {name!r}; the known ones are {', '.join(known)}")
 
 
 def _canonical_order(centers: np.ndarray) -> np.ndarray:
@@ -165,45 +215,112 @@ def _canonical_order(centers: np.ndarray) -> np.ndarray:
     return np.lexsort(keys.T[::-1])
 
 
-def fit(frame: pd.DataFrame, *, algorithm: str, n_clusters: int, max_iterations: int, seed: int) -> Pipeline:
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted model, and how it was made.
+
+    fitted_on: which rows, in words; assigned_by: the rule for a row; agreement: adjusted Rand index (Hubert and Arabie
+    1985) of the rule with the clusters that the method found on those rows, noise as a cluster; 1 is the same, 0 is chance,
+    None where the method predicts by itself.
+    """
+
+    model: Pipeline
+    fitted_on: str
+    assigned_by: str
+    agreement: float | None = None
+
+
+def fit(frame: pd.DataFrame, *, algorithm: str, seed: int, **knobs: Any) -> Pipeline:
+    """The model alone of `fit_and_describe`."""
+    return fit_and_describe(frame, algorithm=algorithm, seed=seed, **knobs).model
+
+
+def fit_and_describe(
+    frame: pd.DataFrame, *, algorithm: str, seed: int, max_rows: int | None = None, **knobs: Any
+) -> Fitted:
     """Fit preprocessing and estimator on a training snapshot.
 
-    frame: (n_students, >= MODEL_INPUTS), nulls allowed; the order of rows does not matter. Returns a Pipeline with the
-    steps `scale` and `cluster`, float64, fitted on one thread, clusters numbered from the most active one. A column
-    without a value stays constant. Raises ValueError for an empty frame, an absent or non-finite input, no value at all,
-    fewer than two clusters, and fewer distinct rows than clusters.
+    frame: (n_students, >= MODEL_INPUTS), nulls allowed; the order of rows does not matter. knobs: as the settings
+    `clustering.*`; those of other algorithms are ignored, so n_clusters means nothing to dbscan and hdbscan. max_rows: in
+    place of the registry's. The model is a Pipeline with the steps `scale` and `cluster`, float64, fitted on one thread,
+    clusters numbered from the most active one; it holds no row. A column without a value stays constant. Raises
+    FitRefused, a ValueError, for an empty frame, no value at all, fewer distinct rows than clusters, and fewer than two
+    clusters that are large enough for a center; ValueError for an absent or non-finite input; else as `select_params`.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.pipeline import Pipeline
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    entry = find_algorithm(algorithm)
-    if n_clusters < 2:
-        raise ValueError(f"clustering.n_clusters is {n_clusters}; from 2 on clusters tell students apart")
-    inputs = _select_inputs(frame)
+    params, entry = select_params(algorithm, {"seed": seed, **knobs}), find_algorithm(algorithm)
+    inputs = select_inputs(frame)
     if inputs.empty:
-        raise ValueError("there is no row to fit clusters on; choose an as-of day on which an observed course runs")
+        raise FitRefused("there is no row to fit clusters on; choose an as-of day on which an observed course runs")
     if inputs.isna().all(axis=None):
-        raise ValueError("no model input has a value in the snapshot; choose an as-of day with activity")
+        raise FitRefused("no model input has a value in the snapshot; choose an as-of day with activity")
     # the estimators draw their start by row number
     inputs = inputs.sort_values(list(MODEL_INPUTS), kind="stable", ignore_index=True)
-    model = Pipeline([("scale", _scaling()), ("cluster", entry.build(n_clusters, max_iterations, seed))])
-    scaled = model[:-1].fit_transform(inputs)
-    distinct = len(np.unique(scaled.round(9), axis=0))
-    if distinct < n_clusters:
-        raise ValueError(
-            f"the snapshot has {distinct} distinct rows for {n_clusters} clusters; lower clustering.n_clusters or choose a later day"
-        )
+    scaling, estimator = build_scaling(), _build(params)
+    scaled = scaling.fit_transform(inputs)
+    rows, agreement = _draw(scaled, max_rows or entry.max_rows, seed), None
+    _check_rows(rows, params)
     with threadpool_limits(limits=1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # told by measure_quality as is_converged
-        model[-1].fit(scaled)
-    entry.reorder(model[-1], _canonical_order(entry.centers(model[-1])))
-    return model
+        if entry.find is None:
+            estimator.fit(rows)
+            assert entry.reorder is not None
+            entry.reorder(estimator, _canonical_order(centers_of(estimator)[0]))
+        else:
+            estimator, agreement = _find_and_summarize(entry, estimator, rows)
+    drawn = f"a sample of {len(rows):,} of {len(scaled):,} rows, seed {seed}"
+    fitted_on = f"all {len(rows):,} rows" if len(rows) == len(scaled) else drawn
+    model = Pipeline([("scale", scaling), ("cluster", estimator)])
+    return Fitted(model, fitted_on, entry.assigned_by, agreement)
+
+
+def _build(params: Mapping[str, Any]) -> Any:
+    entry = find_algorithm(params["algorithm"])
+    return entry.build(**{name: params[name] for name in entry.knobs if name in params})
+
+
+def _draw(scaled: np.ndarray, max_rows: int | None, seed: int) -> np.ndarray:
+    if max_rows is None or len(scaled) <= max_rows:
+        return scaled
+    return scaled[np.sort(np.random.default_rng(seed).choice(len(scaled), size=max_rows, replace=False))]
+
+
+def _check_rows(rows: np.ndarray, params: Mapping[str, Any]) -> None:
+    distinct, clusters = len(np.unique(rows.round(9), axis=0)), params.get("n_clusters", 2)
+    if distinct < clusters:
+        remedy = "lower clustering.n_clusters or choose" if "n_clusters" in params else "choose"
+        raise FitRefused(f"the snapshot has {distinct} distinct rows for {clusters} clusters; {remedy} a later day")
+    for knob in ("min_samples", "min_cluster_size"):
+        if len(rows) < params.get(knob, 0):
+            raise FitRefused(f"the snapshot has {len(rows)} rows and clustering.{knob} is {params[knob]}; lower it")
+
+
+def _find_and_summarize(entry: Algorithm, estimator: Any, scaled: np.ndarray) -> tuple[Any, float]:
+    """The classifier that assigns to the clusters which a method finds, numbered anew, and how well it agrees with it."""
+    from sklearn.metrics import adjusted_rand_score
+
+    assert entry.find is not None
+    exact, is_core = entry.find(estimator, scaled)
+    sizes = np.bincount(exact[is_core & (exact != NOISE)])
+    kept = np.flatnonzero(sizes >= ROWS_PER_CENTER)
+    if len(kept) < 2:
+        raise FitRefused(
+            f"{len(scaled)} rows make {len(kept)} cluster{'s' * (len(kept) != 1)} of {ROWS_PER_CENTER} rows or more, which "
+            f"tells nobody apart; change {' or '.join(f'clustering.{knob}' for knob in entry.knobs)}"
+        )
+    order = kept[_canonical_order(np.array([scaled[exact == cluster].mean(axis=0) for cluster in kept]))]
+    number = np.full(exact.max() + 2, NOISE)  # the last place is for -1
+    number[order] = np.arange(len(order))
+    classifier = entry.summarize(scaled, number[exact], is_core)
+    return classifier, float(adjusted_rand_score(exact, classifier.predict(scaled)))
 
 
 def scale(model: Pipeline, frame: pd.DataFrame) -> np.ndarray:
     """The matrix that the estimator sees. Returns (n_students, n_inputs) float64, 0-1, columns as MODEL_INPUTS."""
-    inputs = _select_inputs(frame)
+    inputs = select_inputs(frame)
     if inputs.empty:
         return np.empty((0, len(MODEL_INPUTS)))
     return np.asarray(model[:-1].transform(inputs), dtype=np.float64)
@@ -213,33 +330,39 @@ def assign(model: Pipeline, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray
     """Clusters of new rows under a fitted model; nothing is refitted.
 
     Returns labels (n_students,) int16, -1 = noise, and confidence (n_students,) float64 0-1, rounded to 6 digits: the
-    posterior for gmm, 1 - d1 / d2 for kmeans. The two are not on one scale. Raises ValueError as `fit` does for inputs.
+    posterior for gmm, for the others 1 - d1 / d2 (see `centers.margin`). The two are not on one scale. Raises ValueError
+    as `fit` does for inputs.
     """
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     scaled = scale(model, frame)
     if not len(scaled):
         return np.empty(0, dtype=np.int16), np.empty(0)
-    entry = next((a for a in ALGORITHMS.values() if a.estimator == type(model[-1]).__name__), None)
-    if entry is None:
+    if (measure := _CONFIDENCE.get(type(model[-1]).__name__)) is None:
         raise ValueError(
             f"the model's estimator {type(model[-1]).__name__} is not registered; fit it with this version"
         )
     with threadpool_limits(limits=1):
         labels = np.asarray(model[-1].predict(scaled))
-        confidence = entry.confidence(model[-1], scaled, labels)
+        confidence = measure(model[-1], scaled, labels)
     return labels.astype(np.int16), np.round(np.clip(confidence, 0.0, 1.0), 6)
 
 
-def run_params(*, algorithm: str, n_clusters: int, max_iterations: int, seed: int) -> dict[str, Any]:
+def run_params(*, algorithm: str, seed: int, **knobs: Any) -> dict[str, Any]:
     """The parameters of a fit for the run log: ours by one name for every algorithm, the estimator's under `estimator.`.
 
-    The prefix keeps them apart: K-Means has an `algorithm` of its own.
+    Knobs that do not hold for the algorithm are left out. The prefix keeps them apart: K-Means has an `algorithm` of its own.
     """
-    estimator = find_algorithm(algorithm).build(n_clusters, max_iterations, seed)
-    shared = {"algorithm": algorithm, "n_clusters": n_clusters, "max_iterations": max_iterations, "seed": seed}
+    shared = select_params(algorithm, {**knobs, "seed": seed})
+    estimator = _build(shared)
     own = {f"estimator.{name}": value for name, value in estimator.get_params(deep=False).items()}
     return {**shared, "estimator": type(estimator).__name__, **own}
+
+
+def name_fit(params: Mapping[str, Any]) -> str:
+    """`kmeans, k=4`, or the algorithm alone where it finds the number of clusters by itself."""
+    k = f", k={params['n_clusters']}" if "n_clusters" in params else ""
+    return f"{params.get('algorithm')}{k}"
 
 
 def fit_key(snapshot_hash: str, params: Mapping[str, Any], seed: int, code_version: str = CODE_VERSION) -> str:

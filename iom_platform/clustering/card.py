@@ -29,6 +29,8 @@ MEANING = {
     "bic": "lower is better; compare on one snapshot only",
     "aic": "lower is better; compare on one snapshot only",
     "is_converged": "1 where the fit ended before its limit of iterations",
+    "agreement_with_method": "1 is the same, 0 is chance; adjusted Rand index of these clusters with those that the method itself finds, "
+    "which cannot assign new rows",
     "course_nmi": "0 to 1, lower is better; near 1 the clusters tell courses apart rather than students",
 }
 PURPOSE = (

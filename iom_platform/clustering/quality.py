@@ -50,12 +50,13 @@ def _separation(scaled: np.ndarray, labels: np.ndarray, seed: int, sample: int) 
 
 def measure_quality(
     X_scaled: np.ndarray, labels: np.ndarray, *, seed: int, sample: int = 100_000,
-    estimator: Any = None, course_ids: np.ndarray | None = None,
+    estimator: Any = None, course_ids: np.ndarray | None = None, agreement: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Measures of one clustering; None where a measure is undefined.
 
     X_scaled: (n_students, n_inputs) as the estimator sees it; labels: (n_students,) int, -1 = noise, which every measure
-    of separation leaves out. estimator: the fitted one, for what only it knows; course_ids: (n_students,).
+    of separation leaves out. estimator: the fitted one, for what only it knows; course_ids: (n_students,); agreement: of
+    the fit, told as agreement_with_method.
     silhouette (Rousseeuw 1987) is taken on a seeded sample of at most `sample` rows, davies_bouldin (lower is better) and
     calinski_harabasz on all; inertia where the estimator has centers, bic and aic where it has a likelihood;
     noise_share, smallest_cluster_share; course_nmi is the normalized mutual information with the course: near 1 the
@@ -74,6 +75,7 @@ def measure_quality(
         "noise_share": float(1 - kept.mean()) if len(labels) else None,
         "smallest_cluster_share": float(sizes.min() / len(labels)) if len(sizes) else None,
         "inertia": None, "bic": None, "aic": None, "is_converged": None, "course_nmi": None,
+        "agreement_with_method": agreement,
     }  # fmt: skip
     if estimator is not None and hasattr(estimator, "cluster_centers_") and len(scaled):
         found["inertia"] = float(((scaled - estimator.cluster_centers_[kept_labels]) ** 2).sum())

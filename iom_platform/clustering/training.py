@@ -5,12 +5,13 @@ Which rows make a training snapshot is for `risk.select_scorable` to say; what b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from iom_platform.clustering.algorithms import assign, fit, scale
+from iom_platform.clustering.algorithms import assign, fit_and_describe, scale
 from iom_platform.clustering.quality import measure_quality
 
 if TYPE_CHECKING:
@@ -22,18 +23,29 @@ ROWS_PER_CLUSTER = 10  # fewer rows a cluster would describe single students
 
 @dataclass(frozen=True)
 class Trained:
-    """A fitted model, the clusters of its own rows (n_students,) int16, and their measures."""
+    """A fitted model, the clusters that it assigns to its own rows (n_students,) int16, their measures, and how it was made.
+
+    fitted_on, assigned_by: which rows and by what rule, in words.
+    """
 
     model: Pipeline
     labels: np.ndarray
     quality: dict[str, Any]
+    fitted_on: str
+    assigned_by: str
 
 
-def train(frame: pd.DataFrame, *, algorithm: str, n_clusters: int, max_iterations: int, seed: int) -> Trained:
-    """Fit on a snapshot and measure. frame: (n_students, >= MODEL_INPUTS and course_id); raises ValueError as `fit`."""
-    model = fit(frame, algorithm=algorithm, n_clusters=n_clusters, max_iterations=max_iterations, seed=seed)
-    labels, _ = assign(model, frame)
+def least_clusters(params: Mapping[str, Any]) -> int:
+    """How many clusters a fit must tell apart; params: as `select_params` returns them."""
+    return int(params.get("n_clusters", 2))
+
+
+def train(frame: pd.DataFrame, *, algorithm: str, seed: int, **knobs: Any) -> Trained:
+    """Fit on a snapshot and measure. frame: (n_students, >= MODEL_INPUTS and course_id); else as `fit_and_describe`."""
+    fitted = fit_and_describe(frame, algorithm=algorithm, seed=seed, **knobs)
+    labels, _ = assign(fitted.model, frame)
     quality = measure_quality(
-        scale(model, frame), labels, seed=seed, estimator=model[-1], course_ids=frame["course_id"].to_numpy()
-    )
-    return Trained(model, labels, quality)
+        scale(fitted.model, frame), labels, seed=seed, estimator=fitted.model[-1],
+        course_ids=frame["course_id"].to_numpy(), agreement=fitted.agreement,
+    )  # fmt: skip
+    return Trained(fitted.model, labels, quality, fitted.fitted_on, fitted.assigned_by)

@@ -98,7 +98,7 @@ def _take_snapshot(cohort: "pd.DataFrame", as_of_on: date, dagster_run_id: str) 
 
 def _log_fit(settings: Settings, snapshot: Snapshot, params: dict[str, Any], *, register: bool) -> dict[str, Any]:
     """Fit on the snapshot and log the run in MLflow with its measures, profile and risk cut-offs."""
-    from iom_platform.clustering.algorithms import run_params
+    from iom_platform.clustering.algorithms import name_fit, run_params
     from iom_platform.clustering.card import ABOUT, PURPOSE, write_model_card
     from iom_platform.clustering.profiles import plot_profiles, profile_clusters
     from iom_platform.clustering.training import train
@@ -109,12 +109,13 @@ def _log_fit(settings: Settings, snapshot: Snapshot, params: dict[str, Any], *, 
     trained = train(frame, **params)
     profiles = profile_clusters(frame, trained.labels, k=settings.privacy.k)
     risk_model = asdict(fit_risk(frame, trained.labels, **settings.risk.model_dump()))
-    name, logged_params = f"{params['algorithm']} k={params['n_clusters']} {day}", run_params(**params)
+    name, logged_params = f"{name_fit(params).replace(',', '')} {day}", run_params(**params)
     seen = {"sources": ", ".join(sorted(set(frame["source"]))), "courses": frame["course_id"].nunique()}
     card = write_model_card(
         title=name,
         params=logged_params,
-        snapshot={"table": ANONYMIZED_STUDENT_TERM.path, "as-of day": day, "rows": len(frame), **seen, "digest": snapshot.digest},
+        snapshot={"table": ANONYMIZED_STUDENT_TERM.path, "as-of day": day, "rows": len(frame), **seen, "digest": snapshot.digest,
+                  "fitted on": trained.fitted_on, "assigned by": trained.assigned_by},
         quality=trained.quality,
         profiles=profiles,
         risk_model=risk_model,
@@ -129,6 +130,8 @@ def _log_fit(settings: Settings, snapshot: Snapshot, params: dict[str, Any], *, 
             "fit_key": snapshot.fit_key(settings, params),
             "trained_as_of": day,
             "dagster_run_id": snapshot.dagster_run_id,
+            "fitted_on": trained.fitted_on,
+            "assigned_by": trained.assigned_by,
             **{tag: str(value) for tag, value in seen.items()},
         },
         files={"profiles.png": plot_profiles(profiles), "model_card.md": card.encode()},
@@ -145,11 +148,14 @@ def _log_fit(settings: Settings, snapshot: Snapshot, params: dict[str, Any], *, 
 
 
 def _params(settings: Settings, algorithm: str) -> dict[str, Any]:
-    return {**settings.clustering.model_dump(), "algorithm": algorithm}
+    from iom_platform.clustering.algorithms import select_params
+
+    return select_params(algorithm, settings.clustering.knobs)
 
 
 def _promote(settings: Settings, snapshot: Snapshot, *, refit: bool) -> dict[str, Any]:
     """Fit the algorithm that the settings name and promote it; an equal registered fit is reused unless forced."""
+    from iom_platform.clustering.algorithms import name_fit
     from iom_platform.storage.model_registry import Registry
     from iom_platform.storage.record import open_record, save_promotion
 
@@ -166,7 +172,7 @@ def _promote(settings: Settings, snapshot: Snapshot, *, refit: bool) -> dict[str
         "algorithm": params["algorithm"],
         "trained_as_of": snapshot.as_of_on,
         "fit_key": key,
-        "reason": f"{why}, of clustering.algorithm {params['algorithm']}, k={params['n_clusters']}",
+        "reason": f"{why}, of clustering.algorithm {name_fit(params)}",
         "promoted_at": utc_now(),
         **made,
     }
@@ -176,22 +182,24 @@ def _promote(settings: Settings, snapshot: Snapshot, *, refit: bool) -> dict[str
 
 
 def _compare(context: dg.AssetExecutionContext, settings: Settings, snapshot: Snapshot) -> None:
-    """Log a fit of every other algorithm beside the champion's; none of them may cost the day its scores."""
-    from iom_platform.clustering.algorithms import ALGORITHMS
+    """Log a fit of each other candidate beside the champion's; none of them may cost the day its scores."""
+    from iom_platform.clustering.algorithms import FitRefused
 
-    for algorithm in ALGORITHMS:
+    for algorithm in dict.fromkeys(settings.clustering.candidates):
         if algorithm != settings.clustering.algorithm:
             try:
                 _log_fit(settings, snapshot, _params(settings, algorithm), register=False)
             except Exception as error:
-                context.log.warning(f"{algorithm} could not be fitted for comparison: {type(error).__name__}")
+                # another library's message may quote a value
+                why = str(error) if isinstance(error, FitRefused) else type(error).__name__
+                context.log.warning(f"{algorithm} could not be fitted for comparison: {why}")
 
 
 def _see_to_champion(
     context: dg.AssetExecutionContext, settings: Settings, as_of_on: date, *, refit: bool
 ) -> tuple[dict[str, Any] | None, str]:
     """The day's champion and how it came to be: kept, or fitted now; None where nothing can be fitted."""
-    from iom_platform.clustering.training import ROWS_PER_CLUSTER
+    from iom_platform.clustering.training import ROWS_PER_CLUSTER, least_clusters
     from iom_platform.storage.record import champion_for, open_record
 
     with open_record(settings) as conn:
@@ -199,7 +207,7 @@ def _see_to_champion(
     if champion and not refit:
         return champion, f"kept version {champion['model_version']}, trained as of {champion['trained_as_of']}"
     snapshot = _take_snapshot(read_cohort(settings, as_of_on), as_of_on, context.run_id)
-    rows, clusters = len(snapshot.frame), settings.clustering.n_clusters
+    rows, clusters = len(snapshot.frame), least_clusters(_params(settings, settings.clustering.algorithm))
     if rows < ROWS_PER_CLUSTER * clusters:
         few = f"{rows} observed enrollments with enough data are too few to fit {clusters} clusters"
         return champion, f"kept version {champion['model_version']}: {few}" if champion else f"no model: {few}"

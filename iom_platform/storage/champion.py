@@ -29,17 +29,22 @@ class Champion:
     params: Mapping[str, str]
 
     def __str__(self) -> str:
-        what = f"{self.params.get('algorithm')}, k={self.params.get('n_clusters')}"
+        from iom_platform.clustering.algorithms import name_fit
+
+        what = name_fit(self.params)
         return f"{MODEL_NAME} version {self.version} ({what}, trained as of {self.trained_as_of})"
 
     def other_than(self, asked: Clustering) -> str | None:
         """What the settings ask for, with the remedy; None where it is what this model was fitted with."""
-        differing = {n: v for n, v in asked.model_dump().items() if self.params.get(n) != str(v)}
+        from iom_platform.clustering.algorithms import name_fit, select_params
+
+        params = select_params(asked.algorithm, asked.knobs)
+        differing = {n: v for n, v in params.items() if self.params.get(n) != str(v)}
         if not differing:
             return None
-        others = [f"{n} {v}" for n, v in differing.items() if n not in ("algorithm", "n_clusters")]
-        told = ", ".join([asked.algorithm, f"k={asked.n_clusters}", *others])
-        return f"the settings ask for {told}: add --refit to `iom run`"
+        # what only the algorithm that is asked for knows needs no telling
+        others = [f"{n} {v}" for n, v in differing.items() if n in self.params and n not in ("algorithm", "n_clusters")]
+        return f"the settings ask for {', '.join([name_fit(params), *others])}: add --refit to `iom run`"
 
 
 def read_champion(server: Server, as_of_on: date = date.max) -> Champion | None:

@@ -39,7 +39,8 @@ def _inputs() -> pd.DataFrame:
 def _fit(algorithm: str = "kmeans", **changes: Any) -> dict[str, Any]:
     """The arguments of `log_fit`."""
     inputs = _inputs()
-    model = fit(inputs, algorithm=algorithm, n_clusters=3, max_iterations=50, seed=1)
+    knobs = {"n_clusters": 3, "max_iterations": 50, "linkage": "ward", "min_samples": 2, "min_cluster_size": 5}
+    model = fit(inputs, algorithm=algorithm, seed=1, **knobs)
     return {
         "model": model,
         "risk_model": {"high_cutoff": 0.8, "cluster_scores": {"0": 0.1}},

@@ -10,11 +10,13 @@ import tempfile
 import warnings
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from iom_platform import notebook, risk
+from iom_platform.clustering.algorithms import ALGORITHMS, FitRefused, select_params
 from iom_platform.extract.source import DeliveryRefused
 from iom_platform.extract.synthetic import write_twin
 from iom_platform.notebook import ClusteringEngine, TemporalFeatureExtractor
@@ -126,8 +128,46 @@ def test_frames_are_what_their_files_are(features: pd.DataFrame, twin: Path, scr
 
 
 def test_the_defaults_are_the_settings(engine: ClusteringEngine) -> None:
-    given = {name: getattr(engine, name) for name in Clustering.model_fields}
-    assert given == Clustering().model_dump()
+    shared = ("algorithm", "n_clusters", "max_iterations", "seed")
+    assert {name: getattr(engine, name) for name in shared} == Clustering().model_dump(include=set(shared))
+    for algorithm in ALGORITHMS:
+        assert ClusteringEngine(algorithm)._params == select_params(algorithm, Clustering().knobs)
+
+
+def test_knobs_of_other_algorithms_are_given_by_name(features: pd.DataFrame) -> None:
+    engine = ClusteringEngine("hierarchical", n_clusters=3, linkage="average")
+    clusters = engine.perform_clustering(features)
+    assert engine._params["linkage"] == "average"
+    assert engine.fitted_on_ == f"all {engine.quality_['rows']:,} rows"
+    assert engine.assigned_by_ == ALGORITHMS["hierarchical"].assigned_by
+    assert set(engine.assign_risk_levels(clusters)["risk_level"]) <= {"LOW", "MEDIUM", "HIGH", "UNKNOWN"}
+    with pytest.raises(
+        FitRefused, match=r"^\d+ rows make 1 cluster .*; change clustering\.min_samples or clustering\.eps$"
+    ):
+        ClusteringEngine("dbscan", eps=5.0).perform_clustering(features)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "error", "said"),
+    [
+        (
+            {"algorithm": "kmeens"},
+            ValueError,
+            "'kmeens' is not registered; use one of kmeans, gmm, dbscan, hdbscan, hie",
+        ),
+        ({"n_clusters": True}, TypeError, "^n_clusters is True, which is no whole number"),
+        ({"n_clusters": 0}, ValueError, "n_clusters is 0; from 2 on"),
+        ({"seed": -1}, ValueError, "seed is -1; a seed is a whole number from 0"),
+        ({"max_iterations": 0}, ValueError, "max_iterations is 0; a fit takes at least one"),
+        ({"algorithm": "dbscan", "eps": -1.0}, ValueError, r"eps is -1\.0; a distance is above 0"),
+        ({"bandwidth": 1}, TypeError, "no algorithm has a knob 'bandwidth'"),
+    ],
+)
+def test_a_knob_out_of_range_is_refused_before_any_data(
+    knobs: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        ClusteringEngine(**knobs)
 
 
 def test_what_was_fitted_is_kept(engine: ClusteringEngine, features: pd.DataFrame) -> None:

@@ -11,10 +11,13 @@ import dagster as dg
 import pandas as pd
 import pytest
 
+from iom_platform.clustering.algorithms import FitRefused
 from iom_platform.clustering.training import ROWS_PER_CLUSTER
 from iom_platform.flow import clustering, features, risk
 from iom_platform.flow.clock import today
+from iom_platform.settings import Clustering
 from iom_platform.storage import model_registry, record, warehouse
+from iom_platform.storage.champion import Champion
 from iom_platform.tables import DELIVERIES, DELIVERY_SCOPE, STUDENT_RISK
 from tests.plants import valid_frame
 from tests.spine import Spine, spine_at
@@ -171,6 +174,57 @@ def test_a_comparison_that_fails_costs_the_day_nothing(
     monkeypatch.setattr(clustering, "_log_fit", explode)
     clustering._compare(CONTEXT, spine.settings, clustering.Snapshot(pd.DataFrame(), DAY, "digest", "a-run"))
     assert "gmm could not be fitted for comparison: MemoryError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FitRefused("it finds 1 cluster; change clustering.eps"), "it finds 1 cluster; change clustering.eps"),
+        (ValueError("could not convert 'ada' to float"), "ValueError"),
+    ],
+)
+def test_a_comparison_that_is_refused_says_why_and_quotes_no_library(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, said: str
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(clustering, "_log_fit", refuse)
+    clustering._compare(CONTEXT, spine.settings, clustering.Snapshot(pd.DataFrame(), DAY, "digest", "a-run"))
+    assert caplog.messages == [f"gmm could not be fitted for comparison: {said}"]
+
+
+def test_the_candidates_alone_are_fitted_beside_the_champion(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted: list[str] = []
+    monkeypatch.setattr(clustering, "_log_fit", lambda _, __, params, **___: fitted.append(params["algorithm"]))
+    asked = spine.settings.clustering.model_copy(update={"candidates": ("hdbscan", "kmeans", "gmm", "gmm")})
+    settings = spine.settings.model_copy(update={"clustering": asked})
+    clustering._compare(CONTEXT, settings, clustering.Snapshot(pd.DataFrame(), DAY, "digest", "a-run"))
+    assert fitted == ["hdbscan", "gmm"]
+
+
+KMEANS = {"algorithm": "kmeans", "n_clusters": "4", "max_iterations": "300", "seed": "20131216"}
+DBSCAN = {"algorithm": "dbscan", "eps": "None", "min_samples": "10", "seed": "20131216"}
+
+
+@pytest.mark.parametrize(
+    ("params", "asked", "told"),
+    [
+        (KMEANS, {"min_samples": 7, "eps": 0.2, "linkage": "average", "candidates": ()}, None),
+        (DBSCAN, {"algorithm": "dbscan", "n_clusters": 9, "max_iterations": 5}, None),
+        (DBSCAN, {"algorithm": "dbscan", "eps": 0.2}, "dbscan, eps 0.2"),
+        (DBSCAN, {}, "kmeans, k=4"),
+        (KMEANS, {"algorithm": "dbscan", "seed": 5}, "dbscan, seed 5"),
+        (KMEANS, {"algorithm": "hierarchical"}, "hierarchical, k=4"),
+    ],
+)
+def test_only_settings_that_hold_for_the_algorithm_make_a_champion_another(
+    params: dict[str, str], asked: dict[str, Any], told: str | None
+) -> None:
+    found = Champion(1, DAY, params).other_than(Clustering(**asked))
+    assert found == (told and f"the settings ask for {told}: add --refit to `iom run`")
+    words = {"kmeans": "kmeans, k=4", "dbscan": "dbscan"}[params["algorithm"]]
+    assert str(Champion(1, DAY, params)) == f"student_clusters version 1 ({words}, trained as of 2026-03-02)"
 
 
 def test_clusters_of_another_model_are_not_scored(spine: Spine, no_record: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,21 @@
 """Every registered algorithm keeps one meaning of fit, assign and confidence."""
 
+import inspect
+import subprocess
+import sys
 import warnings
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from iom_platform.clustering import algorithms as al
+from iom_platform.clustering import centers
+from iom_platform.clustering.centers import ROWS_PER_CENTER, centers_of, margin
+from iom_platform.clustering.preprocessing import MEANING_OF_NULL
+from iom_platform.settings import Algorithm, Clustering
 from iom_platform.tables import MODEL_INPUTS
 
 EVERY = pytest.mark.parametrize("algorithm", list(al.ALGORITHMS))
@@ -30,19 +39,38 @@ def make_snapshot(rows: int = 300, seed: int = 0) -> pd.DataFrame:
     return frame
 
 
+KNOBS = {
+    "n_clusters": 3,
+    "max_iterations": 200,
+    "seed": 7,
+    "linkage": "ward",
+    "min_samples": 10,
+    "min_cluster_size": 20,
+}
+COUNTED = [name for name, entry in al.ALGORITHMS.items() if "n_clusters" in entry.knobs]
+SUMMARIZED = [name for name, entry in al.ALGORITHMS.items() if entry.find]
+DENSITY = [name for name in SUMMARIZED if name not in COUNTED]
+
+
+def describe(frame: pd.DataFrame, algorithm: str, **knobs: object) -> al.Fitted:
+    return al.fit_and_describe(frame, algorithm=algorithm, **{**KNOBS, **knobs})  # type: ignore[arg-type]
+
+
 def fit(frame: pd.DataFrame, algorithm: str, n_clusters: int = 3, seed: int = 7):
-    return al.fit(frame, algorithm=algorithm, n_clusters=n_clusters, max_iterations=200, seed=seed)
+    return al.fit(frame, algorithm=algorithm, **{**KNOBS, "n_clusters": n_clusters, "seed": seed})  # type: ignore[arg-type]
 
 
 def test_every_input_has_a_meaning_for_null() -> None:
-    assert set(al._MEANING) == set(MODEL_INPUTS)
+    assert set(MEANING_OF_NULL) == set(MODEL_INPUTS)
 
 
 @EVERY
 def test_labels_run_from_most_to_least_active_whatever_the_seed(algorithm: str) -> None:
     frame = make_snapshot()
     first = al.assign(fit(frame, algorithm, seed=1), frame)[0]
-    assert frame["active_days_28d_to_peers"].groupby(first).mean().is_monotonic_decreasing
+    activity = frame[["active_days_28d_to_peers", "clicks_28d_to_peers"]].mean(axis=1)[first >= 0]
+    steps = activity.groupby(first[first >= 0]).mean().diff().dropna()
+    assert (steps < (0.01 if algorithm in SUMMARIZED else 0)).all()  # theirs are the means of the method's own clusters
     for seed in (2, 3):
         assert (al.assign(fit(frame, algorithm, seed=seed), frame)[0] == first).mean() > 0.98
 
@@ -55,7 +83,8 @@ def test_labels_and_confidence_have_their_types_and_bounds(algorithm: str) -> No
     assert labels.dtype == np.int16
     assert confidence.dtype == np.float64
     assert ((confidence >= 0) & (confidence <= 1)).all()
-    assert set(labels) == {0, 1, 2}
+    found = set(labels) - {-1 if algorithm in DENSITY else None}
+    assert found == set(range(len(found))) and (len(found) == 3 or algorithm in DENSITY)
     np.testing.assert_array_equal(labels, model.predict(frame[list(MODEL_INPUTS)]))
 
 
@@ -90,8 +119,10 @@ def test_thread_count_moves_nothing(algorithm: str) -> None:
     frame, found = make_snapshot(3000), []
     for threads in (1, 2):
         with threadpool_limits(limits=threads):
-            found.append(al.ALGORITHMS[algorithm].centers(fit(frame, algorithm)[-1]))
-    np.testing.assert_array_equal(*found)
+            model = fit(frame, algorithm)
+            found.append((centers_of(model[-1])[0], model.predict(frame[list(MODEL_INPUTS)])))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 @EVERY
@@ -109,9 +140,11 @@ def test_row_order_moves_no_bit_where_there_are_no_clear_groups(algorithm: str) 
     """Without groups the start decides the end, so a fit that draws it by row number would show."""
     random = np.random.default_rng(5)
     frame = pd.DataFrame(random.random((400, len(MODEL_INPUTS))), columns=list(MODEL_INPUTS))
-    centers = al.ALGORITHMS[algorithm].centers
-    found = [centers(fit(f, algorithm, 5)[-1]) for f in (frame, frame.sample(frac=1, random_state=1))]
-    np.testing.assert_array_equal(*found)
+    models = [
+        al.fit(f, algorithm=algorithm, **{**KNOBS, "n_clusters": 5, "min_samples": 2, "min_cluster_size": 5})
+        for f in (frame, frame.sample(frac=1, random_state=1))
+    ]
+    np.testing.assert_array_equal(*(centers_of(model[-1])[0] for model in models))
 
 
 @EVERY
@@ -121,7 +154,7 @@ def test_confidence_is_rounded_against_the_last_bits(algorithm: str) -> None:
     np.testing.assert_array_equal(confidence, np.round(confidence, 6))
 
 
-@EVERY
+@pytest.mark.parametrize("algorithm", [name for name in al.ALGORITHMS if name not in SUMMARIZED])
 def test_reordering_keeps_the_density(algorithm: str) -> None:
     """Labels, probabilities and centers move together; a forgotten array would show here."""
     frame = make_snapshot()
@@ -131,6 +164,7 @@ def test_reordering_keeps_the_density(algorithm: str) -> None:
     # two orders, as one alone may undo the order of the fit
     for order in (np.array([2, 0, 1]), np.array([1, 0, 2])):
         before = al.assign(model, frame)[0]
+        assert entry.reorder
         entry.reorder(model[-1], order)
         np.testing.assert_array_equal(order[al.assign(model, frame)[0]], before)
         assert model[-1].score(scaled) == pytest.approx(score)
@@ -168,6 +202,13 @@ def test_one_cluster_is_refused(algorithm: str) -> None:
 @EVERY
 def test_as_many_clusters_as_points(algorithm: str) -> None:
     frame = make_snapshot(5)
+    if algorithm in SUMMARIZED:  # a center would be a student
+        with pytest.raises(
+            al.FitRefused,
+            match=r"5 rows make 0 clusters of 5 rows or more|has 5 rows and clustering\.min_samples is 10; lower it",
+        ):
+            fit(frame, algorithm, n_clusters=5)
+        return
     labels, confidence = al.assign(fit(frame, algorithm, n_clusters=5), frame)
     assert sorted(labels) == [0, 1, 2, 3, 4]
     assert (confidence > 0.9).all()
@@ -187,7 +228,7 @@ def test_duplicates_of_a_few_points(algorithm: str) -> None:
 def test_few_iterations_end_without_a_warning(algorithm: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        al.fit(make_snapshot(), algorithm=algorithm, n_clusters=3, max_iterations=1, seed=1)
+        describe(make_snapshot(), algorithm, max_iterations=1)
 
 
 @EVERY
@@ -195,9 +236,9 @@ def test_few_iterations_end_without_a_warning(algorithm: str) -> None:
     ("change", "message"),
     [
         (lambda f: f.iloc[:0], "no row to fit"),
-        (lambda f: f.iloc[:1], "1 distinct rows for 3 clusters"),
-        (lambda f: f.iloc[:2], "2 distinct rows for 3 clusters"),
-        (lambda f: pd.concat([f.iloc[:1]] * 30), "1 distinct rows for 3 clusters"),
+        (lambda f: f.iloc[:1], r"1 distinct rows for [23] clusters; .*choose a later day"),
+        (lambda f: f.iloc[:2], r"2 distinct rows for 3 clusters|has 2 rows and clustering\.min_samples is 10"),
+        (lambda f: pd.concat([f.iloc[:1]] * 30), r"1 distinct rows for [23] clusters"),
         (lambda f: f * np.nan, "no model input has a value"),
         (lambda f: f.assign(score_pct_mean=np.inf), "score_pct_mean holds a value that is not finite"),
         (lambda f: f.assign(clicks_28d_to_peers=1e300), "clicks_28d_to_peers holds a value that is not finite"),
@@ -211,7 +252,7 @@ def test_errors_are_one_clear_sentence(algorithm: str, change, message: str) -> 
 
 
 def test_an_unknown_algorithm_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="kmeans, gmm"):
+    with pytest.raises(ValueError, match="'kmeens' is not registered; use one of kmeans, gmm, dbscan"):
         fit(make_snapshot(), "kmeens")
 
 
@@ -252,12 +293,13 @@ def test_never_active_is_further_away_than_any_activity() -> None:
 
 @pytest.mark.parametrize("algorithm", al.ALGORITHMS)
 def test_runs_of_all_algorithms_can_be_compared_by_the_same_parameters(algorithm: str) -> None:
-    asked = {"algorithm": algorithm, "n_clusters": 4, "max_iterations": 300, "seed": 1}
-    params = al.run_params(**asked)  # type: ignore[arg-type]
-    assert asked.items() <= params.items()
-    assert params["estimator"] == al.ALGORITHMS[algorithm].estimator
-    assert params["estimator.max_iter"] == 300
-    assert {n for n in params if not n.startswith("estimator")} == set(asked)
+    knobs = al.ALGORITHMS[algorithm].knobs
+    asked = {"algorithm": algorithm, "seed": 1, **{n: v for n, v in Clustering().knobs.items() if n in knobs}}
+    params = al.run_params(**{**Clustering().knobs, "algorithm": algorithm, "seed": 1})
+    assert {n: v for n, v in params.items() if not n.startswith("estimator")} == {**asked, "seed": 1}
+    assert params["estimator"] in ("KMeans", "GaussianMixture", "DBSCAN", "HDBSCAN", "AgglomerativeClustering")
+    assert len([n for n in params if n.startswith("estimator.")]) > 5
+    assert params.get("estimator.max_iter", 300) == 300
 
 
 def test_fit_key_changes_with_each_part() -> None:
@@ -271,3 +313,217 @@ def test_fit_key_changes_with_each_part() -> None:
         al.fit_key("a", params, 1, "0"),
     ]
     assert len({key, *others}) == 5
+
+
+# -- knobs ---------------------------------------------------------------------------------------------
+
+
+def test_settings_and_registry_know_the_same_names() -> None:
+    assert get_args(Algorithm) == tuple(al.ALGORITHMS)
+    knobs = {knob for entry in al.ALGORITHMS.values() for knob in entry.knobs}
+    assert knobs == set(Clustering().knobs)
+    for name in al.ALGORITHMS:
+        assert al.select_params(name, Clustering().knobs)["algorithm"] == name
+
+
+def test_only_what_holds_for_an_algorithm_is_its_parameter() -> None:
+    """A default of another algorithm's knob must not make a champion look outdated."""
+    assert set(al.select_params("kmeans", Clustering().knobs)) == {"algorithm", "n_clusters", "max_iterations", "seed"}
+    assert set(al.select_params("dbscan", Clustering().knobs)) == {"algorithm", "eps", "min_samples", "seed"}
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ("knob", "error", "said"),
+    [
+        (
+            {"n_clusters": True},
+            TypeError,
+            "^n_clusters is True, which is no whole number; write one such as n_clusters=4$",
+        ),
+        ({"n_clusters": 0}, ValueError, r"^clustering\.n_clusters is 0; from 2 on clusters tell students apart$"),
+        ({"max_iterations": 0}, ValueError, r"^clustering\.max_iterations is 0; a fit takes at least one$"),
+        ({"seed": -1}, ValueError, r"^clustering\.seed is -1; a seed is a whole number from 0 to 4294967295$"),
+        ({"seed": 2**32}, ValueError, "a seed is a whole number from 0"),
+        ({"min_samples": 1}, ValueError, "min_samples is 1; fewer than 2 rows are no neighborhood"),
+        (
+            {"min_cluster_size": 4},
+            ValueError,
+            "min_cluster_size is 4; a smaller cluster would describe single students",
+        ),
+        ({"eps": 0}, ValueError, "eps is 0; a distance is above 0"),
+        ({"eps": float("nan")}, ValueError, "eps is nan; a distance is above 0"),
+        ({"eps": "wide"}, TypeError, "eps is 'wide', which is no number"),
+        ({"linkage": "single"}, ValueError, "linkage is 'single'; use one of ward, average, complete"),
+        ({"n_cluster": 4}, TypeError, "no algorithm has a knob 'n_cluster'; the known ones are n_clusters, max_iter"),
+    ],
+)
+def test_a_knob_out_of_range_is_one_clear_sentence(
+    algorithm: str, knob: dict[str, object], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        describe(make_snapshot(), algorithm, **knob)
+
+
+@pytest.mark.parametrize("algorithm", DENSITY)
+def test_the_number_of_clusters_means_nothing_to_a_density_method(algorithm: str) -> None:
+    frame = make_snapshot()
+    found = [centers_of(fit(frame, algorithm, n_clusters=n)[-1])[0] for n in (3, 9)]
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("linkage", ["ward", "average", "complete"])
+def test_each_linkage_finds_the_three_kinds(linkage: str) -> None:
+    frame = make_snapshot()
+    assert describe(frame, "hierarchical", linkage=linkage).agreement == pytest.approx(1, abs=0.05)
+
+
+# -- methods that cannot predict -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", SUMMARIZED)
+def test_agreement_is_that_of_the_published_labels_with_the_methods_own(algorithm: str) -> None:
+    from sklearn.metrics import adjusted_rand_score
+
+    frame = make_snapshot().sort_values(list(MODEL_INPUTS), kind="stable", ignore_index=True)
+    fitted = describe(frame, algorithm)
+    scaled = al.scale(fitted.model, frame)
+    exact, _ = al.ALGORITHMS[algorithm].find(al._build(al.select_params(algorithm, KNOBS)), scaled)  # type: ignore[misc]
+    assert fitted.agreement == pytest.approx(adjusted_rand_score(exact, al.assign(fitted.model, frame)[0]))
+    assert fitted.agreement > 0.8
+    assert fitted.fitted_on == "all 300 rows"
+    assert fitted.assigned_by == al.ALGORITHMS[algorithm].assigned_by
+
+
+@pytest.mark.parametrize("algorithm", ["kmeans", "gmm"])
+def test_what_predicts_by_itself_has_nothing_to_agree_with(algorithm: str) -> None:
+    assert describe(make_snapshot(), algorithm).agreement is None
+
+
+def test_weighing_equal_rows_is_dbscan_on_all_of_them() -> None:
+    from sklearn.cluster import DBSCAN
+
+    scaled = np.round(np.random.default_rng(2).random((400, 2)), 1)
+    scaled = np.concatenate([scaled, np.full((30, 2), 0.55)])
+    labels, is_core = al._find_by_dbscan(DBSCAN(eps=0.08, min_samples=6), scaled)
+    plain = DBSCAN(eps=0.08, min_samples=6).fit(scaled)
+    np.testing.assert_array_equal(np.flatnonzero(is_core), plain.core_sample_indices_)
+    np.testing.assert_array_equal(labels == -1, plain.labels_ == -1)
+    assert len(set(plain.labels_)) > 1
+    pairs = set(zip(labels[is_core], plain.labels_[is_core], strict=True))
+    assert len(pairs) == len(set(labels[is_core])) == len(set(plain.labels_[is_core]))
+
+
+def test_an_eps_that_is_not_given_is_the_stated_quantile() -> None:
+    scaled = np.random.default_rng(4).random((200, 3))
+    estimator = al._build(al.select_params("dbscan", KNOBS))
+    al._find_by_dbscan(estimator, scaled)
+    tenth = np.sort(np.linalg.norm(scaled[:, None] - scaled[None], axis=2), axis=1)[:, 9]
+    assert estimator.eps == pytest.approx(np.quantile(tenth, al.EPS_QUANTILE))
+
+
+@pytest.mark.parametrize("algorithm", SUMMARIZED)
+def test_a_larger_snapshot_is_fitted_on_a_seeded_sample(algorithm: str) -> None:
+    frame = make_snapshot(600)
+    first, again, other = (describe(frame, algorithm, max_rows=200, seed=seed) for seed in (1, 1, 2))
+    assert first.fitted_on == "a sample of 200 of 600 rows, seed 1"
+    found = [centers_of(fitted.model[-1])[0] for fitted in (first, again, other)]
+    np.testing.assert_array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+    assert len(al.assign(first.model, frame)[0]) == 600
+
+
+@pytest.mark.parametrize("algorithm", DENSITY)
+def test_what_no_cluster_reaches_is_noise(algorithm: str) -> None:
+    model = fit(make_snapshot(), algorithm)
+    far = pd.DataFrame([{**dict.fromkeys(MODEL_INPUTS, 0.0), "clicks_28d_to_peers": 1.0, "score_pct_mean": 100.0}])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        labels, confidence = al.assign(model, far)
+    assert labels.tolist() == model.predict(far).tolist() == [-1]
+    assert 0 < confidence[0] < 1
+
+
+@pytest.mark.parametrize("algorithm", DENSITY)
+def test_as_many_rows_are_noise_as_the_method_says(algorithm: str) -> None:
+    anywhere = np.random.default_rng(1).random((40, len(MODEL_INPUTS)))
+    frame = pd.concat([make_snapshot(), pd.DataFrame(anywhere, columns=list(MODEL_INPUTS))], ignore_index=True)
+    frame = frame.sort_values(list(MODEL_INPUTS), kind="stable", ignore_index=True)
+    model = fit(frame, algorithm)
+    exact, _ = al.ALGORITHMS[algorithm].find(al._build(al.select_params(algorithm, KNOBS)), al.scale(model, frame))  # type: ignore[misc]
+    assert (exact == -1).any()
+    assert (al.assign(model, frame)[0] == -1).sum() == (exact == -1).sum()
+
+
+@pytest.mark.parametrize("algorithm", SUMMARIZED)
+def test_a_snapshot_of_one_group_is_refused(algorithm: str) -> None:
+    frame = make_snapshot(2000)
+    frame = frame[frame["active_days_28d_to_peers"] > 0.6].dropna()
+    knobs = {"eps": 1.0, "min_cluster_size": len(frame)} if algorithm in DENSITY else {"n_clusters": len(frame)}
+    with pytest.raises(
+        al.FitRefused, match=r"^\d+ rows make [01] clusters? of 5 rows or more, .*; change clustering\."
+    ):
+        describe(frame, algorithm, **knobs)
+
+
+# -- what a model keeps of its rows --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", SUMMARIZED)
+def test_each_center_is_the_mean_of_several_students(algorithm: str) -> None:
+    frame = make_snapshot()
+    model = fit(frame, algorithm)
+    scaled = al.scale(model, frame)
+    found, owners = centers_of(model[-1])
+    assert 2 <= len(set(owners)) < len(found) <= len(frame) / ROWS_PER_CENTER
+    nearest = np.linalg.norm(scaled[:, None] - found[None], axis=2).min(axis=0)
+    assert (nearest > 1e-9).all()
+    kept = [value for value in vars(model[-1]).values() if isinstance(value, np.ndarray)]
+    assert max(map(len, kept)) <= len(frame) / ROWS_PER_CENTER + 1
+
+
+@pytest.mark.parametrize("algorithm", SUMMARIZED)
+def test_a_large_snapshot_makes_no_more_centers_than_assigning_can_bear(
+    algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = make_snapshot(500)
+    monkeypatch.setattr(centers, "MAX_CENTERS", 20)
+    found, owners = centers_of(fit(frame, algorithm)[-1])
+    assert len(set(owners)) <= len(found) <= 20 + len(set(owners))
+
+
+@pytest.mark.parametrize("algorithm", SUMMARIZED)
+def test_few_students_apart_from_all_make_no_center(algorithm: str) -> None:
+    few = pd.DataFrame([{**dict.fromkeys(MODEL_INPUTS, 0.0), "clicks_28d_to_peers": 1.0, "score_pct_mean": 100.0}] * 4)
+    frame = pd.concat([make_snapshot(), few], ignore_index=True)
+    model = describe(frame, algorithm, n_clusters=4, min_samples=2, min_cluster_size=5).model
+    apart = al.scale(model, few)[0]
+    assert (np.linalg.norm(centers_of(model[-1])[0] - apart, axis=1) > 0.2).all()
+
+
+@EVERY
+def test_a_model_needs_nothing_of_ours_to_predict(algorithm: str, tmp_path: Path) -> None:
+    io = pytest.importorskip("skops.io")
+    frame = make_snapshot()
+    model = fit(frame, algorithm)
+    io.dump(model, tmp_path / "model.skops")
+    frame.to_csv(tmp_path / "frame.csv", index=False)
+    code = inspect.cleandoc(f"""
+        import sys
+        import pandas, skops.io
+        model = skops.io.load("model.skops", trusted={list(al.TRUSTED_TYPES)})
+        print(*model.predict(pandas.read_csv("frame.csv")))
+        assert not any(name.startswith("iom_platform") for name in sys.modules)
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert list(map(int, done.stdout.split())) == al.assign(model, frame)[0].tolist()
+    assert done.stderr == ""
+
+
+def test_confidence_is_nothing_on_the_border_to_noise() -> None:
+    from sklearn.neighbors import RadiusNeighborsClassifier
+
+    estimator = RadiusNeighborsClassifier(0.3, outlier_label=-1, algorithm="brute")
+    estimator.fit(np.array([[0.0], [1.0], [-9.0]]), np.array([0, 1, -1]))
+    rows, labels = np.array([[0.0], [0.15], [0.3], [0.5], [0.9]]), np.array([0, 0, 0, -1, 1])
+    np.testing.assert_allclose(margin(estimator, rows, labels), [1, 0.5, 0, 1 - 0.3 / 0.5, 1 - 0.1 / 0.3], atol=1e-12)

@@ -59,6 +59,42 @@ def test_environment_overrides_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert load_settings().clustering.n_clusters == 5
 
 
+def test_candidates_are_a_list_in_the_file_and_a_line_in_a_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_settings().clustering.candidates == ("kmeans", "gmm", "dbscan", "hdbscan", "hierarchical")
+    _file(tmp_path, monkeypatch, "clustering: {candidates: [gmm, hdbscan]}\n")
+    assert load_settings().clustering.candidates == ("gmm", "hdbscan")
+    for text, names in (("kmeans, dbscan", ("kmeans", "dbscan")), ("gmm", ("gmm",)), ("", ())):
+        monkeypatch.setenv("IOM_CLUSTERING__CANDIDATES", text)
+        assert load_settings().clustering.candidates == names
+    monkeypatch.setenv("IOM_CLUSTERING__CANDIDATES", "gmm,kmean")
+    known = "'kmeans', 'gmm', 'dbscan', 'hdbscan' or 'hierarchical'"
+    with pytest.raises(SettingsError, match=rf"^setting clustering\.candidates\.1: Input should be {known}; mend it"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("algorithm", "hdbscan", "hdbscan"),
+        ("linkage", "average", "average"),
+        ("eps", "0.25", 0.25),
+        ("min_samples", "7", 7),
+        ("min_cluster_size", "40", 40),
+    ],
+)
+def test_a_knob_of_an_algorithm_is_set_by_file_and_by_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: object
+) -> None:
+    assert getattr(load_settings().clustering, name) != value
+    _file(tmp_path, monkeypatch, f"clustering: {{{name}: {text}}}\n")
+    assert getattr(load_settings().clustering, name) == value
+    _file(tmp_path, monkeypatch, "")
+    monkeypatch.setenv(f"IOM_CLUSTERING__{name.upper()}", text)
+    assert getattr(load_settings().clustering, name) == value
+
+
 @pytest.mark.parametrize(
     ("text", "nearest"),
     [
@@ -85,6 +121,14 @@ def test_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> 
     ("text", "where"),
     [
         ("clustering: {n_clusters: many}\n", "clustering.n_clusters"),
+        ("clustering: {algorithm: kmeens}\n", "clustering.algorithm: Input should be 'kmeans', 'gmm', 'dbscan'"),
+        ("clustering: {candidates: [kmeens]}\n", "clustering.candidates.0: Input should be 'kmeans', 'gmm', 'dbscan'"),
+        ("clustering: {candidates: 3}\n", "clustering.candidates"),
+        ("clustering: {linkage: single}\n", "clustering.linkage: Input should be 'ward', 'average' or 'complete'"),
+        ("clustering: {eps: 0}\n", "clustering.eps"),
+        ("clustering: {eps: .nan}\n", "clustering.eps"),
+        ("clustering: {min_samples: 1}\n", "clustering.min_samples"),
+        ("clustering: {min_cluster_size: 4}\n", "clustering.min_cluster_size"),
         ("privacy: {anonymization: false}\n", "privacy.anonymization"),
         ("institution: {timezone: Mars/Olympus}\n", "institution.timezone"),
         ("risk: {high_share: 0.7, medium_share: 0.3}\n", "setting risk: high_share and medium_share leave nobody LOW"),
