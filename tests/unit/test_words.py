@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from iom_platform.cli import app
+from iom_platform.clustering.algorithms import ALGORITHMS
 from iom_platform.extract import SOURCES
 from iom_platform.settings import PROJECT_ROOT
 from iom_platform.storage.expectations import suites
@@ -55,6 +56,16 @@ def test_the_page_on_models_describes_every_input_as_the_code_does() -> None:
     docs = {c.name: c.doc for c in ANONYMIZED_STUDENT_TERM.columns}
     shown = re.findall(r"^\| `(\w+)` \| (.*) \|$", (PROJECT_ROOT / "docs" / "models.md").read_text(), flags=re.M)
     assert shown == [(name, docs[name]) for name in MODEL_INPUTS]
+
+
+def test_the_page_on_models_tells_knobs_and_limit_of_every_algorithm() -> None:
+    page = (PROJECT_ROOT / "docs" / "models.md").read_text()
+    rows = re.findall(r"^\| [\w -]+, `(\w+)` \| [^|]+ \| ([^|]+) \| ([^|]+) \|", page, flags=re.M)
+    wanted = []
+    for name, entry in ALGORITHMS.items():
+        limit = f"{entry.max_rows:,} rows" if entry.max_rows else "all rows"
+        wanted.append((name, {knob for knob in entry.knobs if knob != "seed"}, limit))
+    assert [(name, set(re.findall(r"\w+", knobs)), limit) for name, knobs, limit in rows] == wanted
 
 
 def _ungeneralized(tables: Iterable[Table]) -> set[str]:
