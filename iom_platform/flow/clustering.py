@@ -189,10 +189,10 @@ def _compare(context: dg.AssetExecutionContext, settings: Settings, snapshot: Sn
         if algorithm != settings.clustering.algorithm:
             try:
                 _log_fit(settings, snapshot, _params(settings, algorithm), register=False)
-            except Exception as error:
-                # another library's message may quote a value
-                why = str(error) if isinstance(error, FitRefused) else type(error).__name__
-                context.log.warning(f"{algorithm} could not be fitted for comparison: {why}")
+            except FitRefused as error:  # no fault: a small cohort, say, has no dense groups
+                context.log.info(f"{algorithm} finds no clusters to compare: {error}")
+            except Exception as error:  # whose message may quote a value
+                context.log.warning(f"{algorithm} could not be fitted for comparison: {type(error).__name__}")
 
 
 def _see_to_champion(

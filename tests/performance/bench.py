@@ -54,7 +54,7 @@ TOLERANCE = 1e-9
 NEAR_ZERO = 1e-3
 RAW = tuple(t for t in TABLES if t.stage == "raw" and t.name not in ("files", "quarantine"))
 _BIN = Path(sys.executable).parent
-_STEP = re.compile(r"^  (\w+): done in ([\d.]+) s$")
+_STEP = re.compile(r"^  (\w+): done in ([\d.]+) s(?:: .*)?$")  # what the step decided may follow
 
 
 # -- memory -------------------------------------------------------------------------------------------

@@ -94,6 +94,12 @@ def test_a_stage_has_the_memory_and_time_of_its_own_spans(tmp_path: Path) -> Non
     assert sampler.cpu_seconds([(0.0, 1.5), (3.5, 4.5)]) == pytest.approx(3.5)
 
 
+def test_the_line_of_a_step_is_read_with_and_without_what_it_decided() -> None:
+    for line in ("  fit_model: done in 10.4 s\n", "  fit_model: done in 10.4 s: promoted version 1: forced refit\n"):
+        step = bench._STEP.match(line)
+        assert step is not None and step.groups() == ("fit_model", "10.4")
+
+
 @pytest.mark.performance
 def test_the_whole_benchmark_runs() -> None:
     command = [sys.executable, "-m", "tests.performance.bench", "--students", str(STUDENTS), "--pairs", "1"]
