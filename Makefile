@@ -22,7 +22,7 @@ demo: $(READY) ## Set up, generate a term of students, run the whole graph
 	$(BIN)/iom demo
 
 test: $(READY) ## Set up and run the tests
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore=tests/unit
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder --ignore=tests/unit
 	$(BIN)/pytest -n 3 --dist loadfile tests/unit --cov=iom_platform --cov-fail-under=68
 
 check: $(READY) ## Lint, types, import law, docs and graph tests
@@ -33,6 +33,7 @@ check: $(READY) ## Lint, types, import law, docs and graph tests
 	$(BIN)/pytest -q tests/unit/test_dbt_docs.py tests/unit/test_graph.py tests/unit/test_words.py
 
 bench: $(READY) ## Seconds, memory and the ratio against plain pandas at OULAD size
+	$(BIN)/python -m tests.performance.hand
 	$(BIN)/python -m tests.performance.bench
 
 bench-clustering: $(READY) ## iom cluster on 11 million learners against plain pandas and polars

@@ -177,21 +177,27 @@ def test_a_comparison_that_fails_costs_the_day_nothing(
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "level", "said"),
     [
-        (FitRefused("it finds 1 cluster; change clustering.eps"), "it finds 1 cluster; change clustering.eps"),
-        (ValueError("could not convert 'ada' to float"), "ValueError"),
+        (FitRefused("it is one"), "INFO", "gmm finds no clusters to compare: it is one"),
+        (
+            ValueError("could not convert 'ada' to float"),
+            "WARNING",
+            "gmm could not be fitted for comparison: ValueError",
+        ),
     ],
 )
 def test_a_comparison_that_is_refused_says_why_and_quotes_no_library(
-    spine: Spine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, said: str
-) -> None:
+    spine: Spine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, level: str,
+    said: str,
+) -> None:  # fmt: skip
     def refuse(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr(clustering, "_log_fit", refuse)
+    caplog.set_level("INFO")
     clustering._compare(CONTEXT, spine.settings, clustering.Snapshot(pd.DataFrame(), DAY, "digest", "a-run"))
-    assert caplog.messages == [f"gmm could not be fitted for comparison: {said}"]
+    assert [(record.levelname, record.message) for record in caplog.records] == [(level, said)]
 
 
 def test_the_candidates_alone_are_fitted_beside_the_champion(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:

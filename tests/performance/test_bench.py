@@ -17,7 +17,7 @@ from iom_platform.extract.landing import Landing
 from iom_platform.settings import PROJECT_ROOT, load_settings
 from iom_platform.storage.warehouse import append_rows, open_warehouse, prepare_warehouse, transaction
 from iom_platform.tables import DELIVERIES, STUDENT_TERM
-from tests.performance import bench
+from tests.performance import bench, hand
 
 STUDENTS = 150
 
@@ -98,6 +98,13 @@ def test_the_line_of_a_step_is_read_with_and_without_what_it_decided() -> None:
     for line in ("  fit_model: done in 10.4 s\n", "  fit_model: done in 10.4 s: promoted version 1: forced refit\n"):
         step = bench._STEP.match(line)
         assert step is not None and step.groups() == ("fit_model", "10.4")
+
+
+@pytest.mark.performance
+def test_what_a_person_waits_for_is_timed(tmp_path: Path) -> None:
+    seconds = hand.time_commands(tmp_path / "home", repeats=1)
+    assert set(seconds) == set(hand.COMMANDS)
+    assert 0 < seconds["nothing: python -c pass"] < seconds["import iom_platform.definitions"]
 
 
 @pytest.mark.performance
