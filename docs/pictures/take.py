@@ -43,7 +43,7 @@ def _comparison(runs_page: str) -> str:
     base, _, rest = runs_page.partition("/#/experiments/")
     experiment = rest.partition("/")[0]
     asked = urllib.request.Request(
-        f"{base}/api/2.0/mlflow/runs/search", json.dumps({"experiment_ids": [experiment], "max_results": 2}).encode(),
+        f"{base}/api/2.0/mlflow/runs/search", json.dumps({"experiment_ids": [experiment], "max_results": 10}).encode(),
         {"Content-Type": "application/json"},
     )  # fmt: skip
     with urllib.request.urlopen(asked, timeout=60) as answer:
