@@ -241,8 +241,6 @@ class Settings(BaseSettings):
             )
         if self.notifications.enabled:
             found.append("notifications.enabled: nobody is notified yet")
-        if self.validation.bootstrap_iterations:
-            found.append("validation.bootstrap_iterations: clusters are not bootstrapped yet")
         return tuple(found)
 
 

@@ -173,7 +173,14 @@ def spine_at(home: Path, **variables: str) -> Iterator[Spine]:
     One fit is compared with the champion's, not four: test_five_algorithms.py asks for all.
     """
     before = dict(os.environ)
-    os.environ.update({"IOM_HOME": str(home), "IOM_CLUSTERING__CANDIDATES": "gmm", **variables})
+    os.environ.update(
+        {
+            "IOM_HOME": str(home),
+            "IOM_CLUSTERING__CANDIDATES": "gmm",
+            "IOM_VALIDATION__BOOTSTRAP_ITERATIONS": "3",
+            **variables,
+        }
+    )
     try:
         start_platform()
         yield Spine(load_settings())

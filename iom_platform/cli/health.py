@@ -31,7 +31,6 @@ _SECRETS: dict[str, Any] = {"postgres_url": True, "pseudonym_key": True}
 _NOT_BUILT: dict[str, Any] = {
     "privacy": {"differential_privacy", "epsilon"},
     "notifications": True,
-    "validation": {"bootstrap_iterations"},
 }
 
 

@@ -73,6 +73,11 @@ class Algorithm:
         """The settings that hold for this algorithm."""
         return tuple(inspect.signature(self.build).parameters)
 
+    @property
+    def is_of_density(self) -> bool:
+        """Whether clusters are places where rows lie dense, and the others are noise."""
+        return "min_samples" in self.knobs
+
 
 def _build_kmeans(n_clusters: int, max_iterations: int, seed: int) -> Any:
     from sklearn.cluster import KMeans

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from iom_platform.clustering.algorithms import assign, fit_and_describe, scale
+from iom_platform.clustering.algorithms import assign, find_algorithm, fit, fit_and_describe, scale
 from iom_platform.clustering.quality import measure_quality
+from iom_platform.clustering.stability import measure_stability
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,12 +41,21 @@ def least_clusters(params: Mapping[str, Any]) -> int:
     return int(params.get("n_clusters", 2))
 
 
-def train(frame: pd.DataFrame, *, algorithm: str, seed: int, **knobs: Any) -> Trained:
-    """Fit on a snapshot and measure. frame: (n_students, >= MODEL_INPUTS and course_id); else as `fit_and_describe`."""
+def train(frame: pd.DataFrame, *, algorithm: str, seed: int, bootstrap_iterations: int = 0, **knobs: Any) -> Trained:
+    """Fit on a snapshot and measure. frame: (n_students, >= MODEL_INPUTS and course_id); else as `fit_and_describe`.
+
+    bootstrap_iterations: refits by which stability is measured; 0 for none.
+    """
     fitted = fit_and_describe(frame, algorithm=algorithm, seed=seed, **knobs)
     labels, _ = assign(fitted.model, frame)
     quality = measure_quality(
         scale(fitted.model, frame), labels, seed=seed, estimator=fitted.model[-1],
         course_ids=frame["course_id"].to_numpy(), agreement=fitted.agreement,
     )  # fmt: skip
+    if bootstrap_iterations:
+        stability = measure_stability(
+            frame, fitted.model, lambda rows: fit(rows, algorithm=algorithm, seed=seed, **knobs),
+            iterations=bootstrap_iterations, seed=seed, in_subsets=find_algorithm(algorithm).is_of_density,
+        )  # fmt: skip
+        quality |= stability.measures()
     return Trained(fitted.model, labels, quality, fitted.fitted_on, fitted.assigned_by)

@@ -106,7 +106,8 @@ def _log_fit(settings: Settings, snapshot: Snapshot, params: dict[str, Any], *, 
     from iom_platform.storage.model_registry import Registry
 
     frame, day = snapshot.frame, snapshot.as_of_on.isoformat()
-    trained = train(frame, **params)
+    # a hundred refits are worth their time for the model that students are scored with
+    trained = train(frame, **params, bootstrap_iterations=settings.validation.bootstrap_iterations if register else 0)
     profiles = profile_clusters(frame, trained.labels, k=settings.privacy.k)
     risk_model = asdict(fit_risk(frame, trained.labels, **settings.risk.model_dump()))
     name, logged_params = f"{name_fit(params).replace(',', '')} {day}", run_params(**params)

@@ -176,7 +176,7 @@ def test_unknown_setting_is_named_with_the_nearest(tmp_path: Path) -> None:
 def test_doctor_says_what_is_not_in_force_and_starts_nothing(fresh_home: Path) -> None:
     done = subprocess.run([str(IOM), "doctor"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    for word in ("differential_privacy", "notifications", "bootstrap"):
+    for word in ("differential_privacy", "notifications"):
         assert any(line.startswith("Not in force yet:") and word in line for line in done.stdout.splitlines())
     assert not fresh_home.exists()
 

@@ -53,6 +53,9 @@ def test_each_algorithm_is_a_run_with_its_measures_and_how_it_was_made(spine: Sp
         assert ("n_clusters" in run.data.params) == ("n_clusters" in entry.knobs) == (" k=4 " in run.info.run_name)
         assert metrics["clusters"] >= 2 and -1 <= metrics["silhouette"] <= 1
         assert ("agreement_with_method" in metrics) == bool(entry.find)
+        # the one that is promoted alone is worth the refits
+        assert metrics.get("stability_refits") == (3 if name == "hdbscan" else None)
+        assert name != "hdbscan" or -1 <= metrics["stability_ari_low"] <= metrics["stability_ari_mean"] <= 1
         assert run.data.tags["fitted_on"] == f"all {metrics['rows']:,.0f} rows"
         assert run.data.tags["assigned_by"] == entry.assigned_by
         card = registry.artifact(run.info.run_id, "model_card.md").decode()

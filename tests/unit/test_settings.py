@@ -157,12 +157,11 @@ def test_no_secret_in_an_error_or_in_the_repr(monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_is_accepted_and_not_built_is_said() -> None:
     said = " ".join(load_settings().not_in_force())
-    for key in ("privacy.differential_privacy", "notifications.enabled", "validation.bootstrap_iterations"):
+    for key in ("privacy.differential_privacy", "notifications.enabled"):
         assert key in said
     quiet = load_settings(
         privacy={"differential_privacy": False},
         notifications={"enabled": False},
-        validation={"bootstrap_iterations": 0},
     )
     assert quiet.not_in_force() == ()
 
