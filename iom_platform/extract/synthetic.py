@@ -166,6 +166,9 @@ def _check_arguments(
         )
     if not knobs.presentations_per_module >= 1:
         raise TwinError(f"presentations_per_module {knobs.presentations_per_module:g} is under 1; mend the knob")
+    shares = knobs.archetype_shares
+    if len(shares) != len(ARCHETYPES) or min(shares) < 0 or not sum(shares) > 0:
+        raise TwinError(f"archetype_shares are not {len(ARCHETYPES)} numbers from 0 on, one above 0; mend the knob")
     for name, day in (("through", through), ("layout_day", layout_day)):
         if isinstance(day, datetime) or not isinstance(day, date):
             raise TwinError(f"{name} {day!r} is no calendar day; give a datetime.date")

@@ -427,6 +427,15 @@ def test_weekly_rhythm(clicks: pd.DataFrame) -> None:
     assert share["steady"] < 0.28
 
 
+def test_an_archetype_without_a_share_is_not_there(tmp_path: Path) -> None:
+    knobs = TwinKnobs(archetype_shares=(3, 0, 0, 0, 1, 0))
+    counts = read(
+        write_twin(tmp_path / "t", students=600, seed=7, through=THROUGH, knobs=knobs).truth_path, "truth.csv"
+    )["archetype"].value_counts()
+    assert set(counts.index) == {"steady", "fading"}
+    assert counts["steady"] > 2 * counts["fading"]
+
+
 def test_vacations_are_quiet(twin: TwinSummary, tmp_path: Path) -> None:
     busy = write_twin(tmp_path / "t", students=600, seed=7, through=THROUGH, knobs=TwinKnobs(vacation_activity=1.0))
 
@@ -513,6 +522,9 @@ def test_fading_students_are_told_from_steady_ones_after_the_onset(twin: TwinSum
         ({"through": date(2020, 1, 1), "layout_day": THROUGH}, "before the first presentation starts"),
         ({"knobs": TwinKnobs(enrollments_per_student=2.5)}, "not between 1 and 2"),
         ({"knobs": TwinKnobs(presentations_per_module=0.5)}, "is under 1"),
+        ({"knobs": TwinKnobs(archetype_shares=(1.0,))}, "archetype_shares are not 6 numbers"),
+        ({"knobs": TwinKnobs(archetype_shares=(2, 0, 0, 0, 0, -1))}, "archetype_shares are not 6 numbers"),
+        ({"knobs": TwinKnobs(archetype_shares=(0,) * 6)}, "archetype_shares are not 6 numbers"),
     ],
 )
 def test_bad_arguments_are_refused_and_nothing_is_written(

@@ -33,6 +33,7 @@ class TwinKnobs:
 
     enrollments_per_student   mean, 1-2; no student has more than two
     presentations_per_module  mean, from 1: one of them runs on the layout day, so fewer of each mean more that run
+    archetype_shares          of enrollments, in the order of ARCHETYPES; 0 is an archetype that there is not
     activity_level            factor on the chance of an active day
     diligence_effect          how strongly a student's own diligence, a standard normal, shifts the log-odds of failing
     vacation_activity         factor on activity in vacations, 0-1
@@ -44,6 +45,7 @@ class TwinKnobs:
 
     enrollments_per_student: float = 32_593 / 28_785
     presentations_per_module: float = 22 / 6
+    archetype_shares: tuple[float, ...] = tuple(a.share for a in ARCHETYPES)
     activity_level: float = 1.0
     diligence_effect: float = 0.5
     vacation_activity: float = 0.25
@@ -123,7 +125,7 @@ def draw_enrollments(
 ) -> Enrollments:
     """The enrollments of `student` in one presentation: who they are, when they come and go, how it ends."""
     count, length = len(student), presentation.length_days
-    archetype = deal(rng, np.array([a.share for a in ARCHETYPES]), count)
+    archetype = deal(rng, np.array(knobs.archetype_shares), count)
     diligence = rng.standard_normal(count)
     risk, outcome = _draw_outcomes(rng, archetype, diligence, knobs)
     registration = _draw_registrations(rng, count, knobs)
