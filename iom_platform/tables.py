@@ -355,20 +355,20 @@ _MODEL = _columns(
     ("model_name", "text", "!Registered model."),
     ("model_version", "int", "!Its version in MLflow."),
 )
+_CLUSTER_UID = _columns("derived", ("cluster_uid", "text", "What the cluster is called in every version, see clustering/lineage; null for noise, and in rows of before it."))  # fmt: skip
 ASSIGNMENTS = Table(
     "clustering", "assignments", "record", ("as_of_on", "student_pseudonym", "course_id"),
     "One row per observed cohort enrollment and as-of day: its cluster by the champion.",
     _AS_OF + _ENROLLMENT_KEY + _MODEL
-    + _columns("derived",
-               ("cluster", "int", "!Cluster number; -1 is noise."),
-               ("confidence", "float", "!Confidence of the assignment, 0-1.")),
+    + _columns("derived", ("cluster", "int", "!Cluster number; -1 is noise.")) + _CLUSTER_UID
+    + _columns("derived", ("confidence", "float", "!Confidence of the assignment, 0-1.")),
 )  # fmt: skip
 PROFILES = Table(
     "clustering", "profiles", "record", ("as_of_on", "cluster", "feature"),
     "One row per as-of day, cluster and feature: what the cluster looks like.",
     _AS_OF + _MODEL
+    + _columns("derived", ("cluster", "int", "!Cluster number; -1 is noise.")) + _CLUSTER_UID
     + _columns("derived",
-               ("cluster", "int", "!Cluster number; -1 is noise."),
                ("feature", "text", "!Model input."),
                ("students", "int", "!Enrollments in the cluster."),
                ("mean", "float", "Mean; null where no row has a value."),
@@ -388,6 +388,22 @@ PROMOTIONS = Table(
                ("mlflow_run_id", "text", "!MLflow run that holds it."),
                ("promoted_at", "timestamp", "!UTC time.")),
 )  # fmt: skip
+LINEAGE = Table(
+    "clustering", "lineage", "record", ("model_name", "model_version", "cluster_uid"),
+    "One row per promoted model version and cluster uid of it or of the champion before it: what became of the cluster.",
+    _MODEL
+    + _columns("derived",
+               ("cluster_uid", "text", "!What the cluster is called in every version."),
+               ("change", "text", "!same, split, merged, born or died; split and born begin a uid, merged and died end it."),
+               ("cluster", "int", "Cluster number in this version; null where the uid ends."),
+               ("name", "text", "!What its members were like at its birth; kept as long as the uid."),
+               ("from_uid", "text", "Whose members it mainly has: its own where same, the parent's where split."),
+               ("into_uid", "text", "The cluster that most of its members are in now, where merged."),
+               ("former_version", "int", "Version that it was compared with; null where there was none."),
+               ("overlap", "float", "Jaccard index with the cluster of from_uid or into_uid, else the largest with any, 0-1; null without a former version."),
+               ("center_distance", "float", "Distance of their centers over that of opposite corners, 0-1; null where one is alone or empty."),
+               ("share", "float", "!Share of the new model's training rows in it, 0-1; by the former model where the uid ends.")),
+)  # fmt: skip
 STUDENT_RISK = Table(
     "risk", "student_risk", "record", ("as_of_on", "student_pseudonym", "course_id"),
     "One row per cohort enrollment and as-of day: risk level, score and reasons, for advisors and instructors.",
@@ -402,6 +418,7 @@ STUDENT_RISK = Table(
                ("reason_2", "text", "Second reason."),
                ("reason_3", "text", "Third reason."),
                ("cluster", "int", "Cluster; null where UNKNOWN."),
+               ("cluster_uid", "text", "What the cluster is called in every version, see clustering/lineage; null where UNKNOWN, for noise, and in rows of before it."),
                ("submissions_due", "int", "!Assessments due that anybody in the cohort submitted."),
                ("submissions_made", "int", "!Submissions made."),
                ("submissions_missed", "int", "!Assessments due and not submitted."),
@@ -414,7 +431,7 @@ TABLES: tuple[Table, ...] = (
     *OULAD_TABLES, QUARANTINE, DELIVERIES, FILES, DELIVERY_SCOPE,
     STUDENT_DAY, STUDENT_WEEK, STUDENT_TERM, FEATURES_STUDENT_OUTCOME,
     ANONYMIZED_STUDENT_TERM, STUDENT_OUTCOME, ANONYMIZED_STUDENT_WEEK, GENERALIZATIONS,
-    ASSIGNMENTS, PROFILES, PROMOTIONS, STUDENT_RISK,
+    ASSIGNMENTS, PROFILES, PROMOTIONS, LINEAGE, STUDENT_RISK,
 )  # fmt: skip
 
 

@@ -43,6 +43,7 @@ def _column(name: str, rows: int) -> list[Any] | None:
         "date_unregistration": [None, 40],
         "risk_level": ["LOW", "HIGH", "UNKNOWN"],
         "cluster": [0, 1, -1],
+        "cluster_uid": ["c-0a1b2c3d", "c-4e5f6071", None],
     }
     constants: dict[str, Any] = {
         "module_presentation_length": 268, "presentation_length_days": 268, "presentation_starts_on": date(2013, 10, 1),
@@ -85,7 +86,7 @@ def _valid_risk(frame: pd.DataFrame) -> pd.DataFrame:
     unknown = frame["risk_level"] == "UNKNOWN"
     frame["is_observed"] = ~unknown
     frame.loc[unknown, ["risk_score", "cluster", "model_version"]] = np.nan
-    frame.loc[unknown, ["model_name", "reason_2", "reason_3"]] = None
+    frame.loc[unknown, ["cluster_uid", "model_name", "reason_2", "reason_3"]] = None
     frame["submissions_due"] = 3
     return frame
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from iom_platform.clustering.profiles import describe_cluster
 from iom_platform.report.page import ScoredDay
 from iom_platform.tables import MODEL_INPUTS
 from tests.plants import pseudonym
@@ -15,6 +16,7 @@ DAY = date(2026, 5, 1)
 K = 5
 STUDENTS = 120
 KEY = ["student_pseudonym", "course_id"]
+UIDS = ("c-00000000", "c-11111111", "c-22222222", "c-33333333")  # of the clusters 0 to 3
 
 
 def made_day(*, courses: tuple[str, ...] = ("AAA-2026B", "BBB-2026B"), **changes: Any) -> ScoredDay:
@@ -37,6 +39,7 @@ def made_day(*, courses: tuple[str, ...] = ("AAA-2026B", "BBB-2026B"), **changes
         terms=_terms(keys, number),
         weeks=_weeks(keys, number),
         profiles=_profiles(risk),
+        lineage=_lineage(_profiles(risk)),
         deliveries=pd.DataFrame({"delivery_id": ["d1"], "source": ["synthetic"], "scope": ["full"],
                                  "delivered_on": [pd.Timestamp(DAY - timedelta(days=9))]}),
         files=pd.DataFrame({"delivery_id": ["d1", "d1"], "landed_rows": [90, 10], "loaded_rows": [88, 10],
@@ -93,8 +96,18 @@ def _weeks(keys: pd.DataFrame, number: np.ndarray) -> pd.DataFrame:
 def _profiles(risk: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         [
-            {"cluster": cluster, "feature": feature, "students": 30, "mean": 0.15 + 0.15 * cluster, "median": 0.5,
+            {"cluster": cluster, "cluster_uid": UIDS[cluster], "feature": feature, "students": 30, "mean": 0.15 + 0.15 * cluster, "median": 0.5,
              "standardized_difference": 0.0}
             for cluster in sorted(risk["cluster"].dropna().unique()) for feature in MODEL_INPUTS
+        ]
+    )  # fmt: skip
+
+
+def _lineage(profiles: pd.DataFrame) -> pd.DataFrame:
+    """One model; its clusters were born in the order of their numbers, and are still what they were."""
+    return pd.DataFrame(
+        [
+            {"model_version": 1, "cluster_uid": uid, "change": "born", "cluster": cluster, "name": describe_cluster(profiles, cluster)}
+            for cluster, uid in enumerate(UIDS)
         ]
     )  # fmt: skip

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TOO_FEW = "too few students to describe"
-PROFILE_COLUMNS = tuple(n for n in PROFILES.column_names if n not in ("as_of_on", "model_name", "model_version"))
+_OF_THE_RECORD = ("as_of_on", "model_name", "model_version", "cluster_uid")
+PROFILE_COLUMNS = tuple(n for n in PROFILES.column_names if n not in _OF_THE_RECORD)
 
 
 def _spread(values: np.ndarray, at_least: int = 1) -> tuple[float | None, float | None, float | None]:
@@ -29,7 +30,7 @@ def _spread(values: np.ndarray, at_least: int = 1) -> tuple[float | None, float 
 
 
 def profile_clusters(frame: pd.DataFrame, labels: np.ndarray, *, k: int = 5) -> pd.DataFrame:
-    """Profiles of the clusters of one cohort, as clustering/profiles without day and model.
+    """Profiles of the clusters of one cohort, as clustering/profiles without day, model and uid.
 
     frame: (n_students, >= MODEL_INPUTS), as delivered, nulls left out; labels: (n_students,) int, -1 = noise, which is
     profiled as a cluster of its own. standardized_difference: cluster mean minus cohort mean over the cohort's
@@ -59,7 +60,10 @@ def profile_clusters(frame: pd.DataFrame, labels: np.ndarray, *, k: int = 5) -> 
 
 
 def plot_profiles(profiles: pd.DataFrame) -> bytes:
-    """A PNG heatmap of the standardized differences, one row per cluster, the means written into the cells."""
+    """A PNG heatmap of the standardized differences, one row per cluster, the means written into the cells.
+
+    profiles: as `profile_clusters` returns them; a cluster is called by its cluster_uid where they have one.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -75,7 +79,11 @@ def plot_profiles(profiles: pd.DataFrame) -> bytes:
     color = difference.to_numpy(dtype=float)
     image = axes.imshow(color, cmap="RdBu", vmin=-2, vmax=2, aspect="auto")
     students = profiles.groupby("cluster")["students"].first()
-    names = [f"{c}: {describe_cluster(profiles, int(c))} ({students[c]:,})" for c in clusters]
+    uids = dict(zip(profiles["cluster"], profiles.get("cluster_uid", profiles["cluster"]), strict=True))
+    names = [
+        f"{uids[c] if isinstance(uids[c], str) else c}: {describe_cluster(profiles, int(c))} ({students[c]:,})"
+        for c in clusters
+    ]
     axes.set_yticks(range(len(clusters)), names)
     axes.set_xticks(range(len(MODEL_INPUTS)), [n.replace("_", " ") for n in MODEL_INPUTS], rotation=30, ha="right")
     for row, values in enumerate(means.to_numpy(dtype=float)):

@@ -14,6 +14,7 @@ import dagster as dg
 
 from iom_platform.flow.checks import check_spec, publish, suite_spec
 from iom_platform.flow.clock import utc_now
+from iom_platform.flow.lineage import read_uids, say_changes, trace_lineage
 from iom_platform.flow.previews import preview
 from iom_platform.flow.resources import (
     AS_OF,
@@ -30,6 +31,7 @@ from iom_platform.settings import Settings
 from iom_platform.tables import (
     ANONYMIZED_STUDENT_TERM,
     ASSIGNMENTS,
+    LINEAGE,
     MODEL_INPUTS,
     MODEL_NAME,
     PROFILES,
@@ -154,11 +156,18 @@ def _params(settings: Settings, algorithm: str) -> dict[str, Any]:
     return select_params(algorithm, settings.clustering.knobs)
 
 
-def _promote(settings: Settings, snapshot: Snapshot, *, refit: bool) -> dict[str, Any]:
-    """Fit the algorithm that the settings name and promote it; an equal registered fit is reused unless forced."""
+def _promote(
+    context: dg.AssetExecutionContext,
+    settings: Settings,
+    snapshot: Snapshot,
+    former: dict[str, Any] | None,
+    *,
+    refit: bool,
+) -> dict[str, Any]:
+    """Fit the algorithm that the settings name and promote it with its lineage; an equal registered fit is reused unless forced."""
     from iom_platform.clustering.algorithms import name_fit
     from iom_platform.storage.model_registry import Registry
-    from iom_platform.storage.record import open_record, save_promotion
+    from iom_platform.storage.record import open_record, save_lineage, save_promotion
 
     params = _params(settings, settings.clustering.algorithm)
     key = snapshot.fit_key(settings, params)
@@ -177,9 +186,23 @@ def _promote(settings: Settings, snapshot: Snapshot, *, refit: bool) -> dict[str
         "promoted_at": utc_now(),
         **made,
     }
+    lineage = trace_lineage(context, settings, snapshot.frame, row["model_version"], former)
     with open_record(settings) as conn:
         save_promotion(conn, row)
+        save_lineage(conn, lineage)
     return row
+
+
+def _see_to_lineage(context: dg.AssetExecutionContext, settings: Settings, champion: dict[str, Any]) -> None:
+    """Give a champion that an earlier version of the platform promoted the uids that it would have been born with."""
+    from iom_platform.risk import select_scorable
+    from iom_platform.storage.record import open_record, save_lineage
+
+    if not read_uids(settings, champion["model_version"]):
+        panel = select_scorable(read_cohort(settings, champion["trained_as_of"]))
+        lineage = trace_lineage(context, settings, panel, champion["model_version"], None)
+        with open_record(settings) as conn:
+            save_lineage(conn, lineage)
 
 
 def _compare(context: dg.AssetExecutionContext, settings: Settings, snapshot: Snapshot) -> None:
@@ -212,13 +235,13 @@ def _see_to_champion(
     if rows < ROWS_PER_CLUSTER * clusters:
         few = f"{rows} observed enrollments with enough data are too few to fit {clusters} clusters"
         return champion, f"kept version {champion['model_version']}: {few}" if champion else f"no model: {few}"
-    row = _promote(settings, snapshot, refit=refit)
+    row = _promote(context, settings, snapshot, champion, refit=refit)
     _compare(context, settings, snapshot)
     return row, f"promoted version {row['model_version']}: {row['reason']}"
 
 
 @dg.multi_asset(
-    specs=[_spec(PROMOTIONS, ANONYMIZED_STUDENT_TERM)],
+    specs=[_spec(PROMOTIONS, ANONYMIZED_STUDENT_TERM), _spec(LINEAGE, ANONYMIZED_STUDENT_TERM)],
     check_specs=[check_spec(PROMOTIONS, SILHOUETTE_CHECK, "Silhouette of the champion is at least validation.min_silhouette_score; warns.", blocking=False)],
     partitions_def=AS_OF,
     retry_policy=RETRY,
@@ -230,7 +253,7 @@ def promotions(context: dg.AssetExecutionContext, config: FitConfig, platform: P
     from iom_platform.storage.champion import read_champion
     from iom_platform.storage.model_registry import Registry
     from iom_platform.storage.postgres_server import ensure_server
-    from iom_platform.storage.record import champion_for, open_record
+    from iom_platform.storage.record import champion_for, open_record, read_lineage
 
     settings, as_of_on = platform.settings, date.fromisoformat(context.partition_key)
     champion, how = _see_to_champion(context, settings, as_of_on, refit=config.refit)
@@ -239,11 +262,15 @@ def promotions(context: dg.AssetExecutionContext, config: FitConfig, platform: P
         how = f"{how}; {other}"
     context.log.info(how)
     metadata: dict[str, Any] = {"decision": how}
+    lineage: dict[str, Any] = {"decision": how}
     silhouette = None
     if champion:
+        _see_to_lineage(context, settings, champion)
         registry = Registry.of(settings)
         with open_record(settings) as conn:
             newest = champion_for(conn, MODEL_NAME, date.max) or champion
+            traced = read_lineage(conn, MODEL_NAME, champion["model_version"])
+        lineage |= {"changes": say_changes(traced), **preview(LINEAGE, traced)}
         registry.set_champion(MODEL_NAME, newest["model_version"])  # at each pass: a crash may have left it behind
         silhouette = registry.metrics(champion["mlflow_run_id"]).get("silhouette")
         metadata |= {
@@ -253,6 +280,7 @@ def promotions(context: dg.AssetExecutionContext, config: FitConfig, platform: P
             "profiles": picture(registry.artifact(champion["mlflow_run_id"], "profiles.png")),
         }
     yield dg.MaterializeResult(asset_key=asset_key(PROMOTIONS), metadata=metadata)
+    yield dg.MaterializeResult(asset_key=asset_key(LINEAGE), metadata=lineage)
     yield dg.AssetCheckResult(
         passed=silhouette is None or silhouette >= settings.validation.min_silhouette_score,
         check_name=SILHOUETTE_CHECK,
@@ -265,10 +293,40 @@ def promotions(context: dg.AssetExecutionContext, config: FitConfig, platform: P
     )
 
 
+def _no_rows(table: Table) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.DataFrame(columns=list(table.column_names))
+
+
+def _assign(
+    settings: Settings, observed: "pd.DataFrame", version: int, as_of_on: date
+) -> "tuple[pd.DataFrame, pd.DataFrame]":
+    """The rows of clustering/assignments and clustering/profiles of a day, by one version."""
+    from iom_platform.clustering.algorithms import assign
+    from iom_platform.clustering.profiles import profile_clusters
+    from iom_platform.storage.model_registry import Registry
+
+    if not (uids := read_uids(settings, version)):
+        raise refusal(
+            f"clustering/lineage knows no cluster of version {version}; materialize clustering/promotions of {as_of_on} "
+            "first, then assignments."
+        )
+    model, _ = Registry.of(settings).load_model(MODEL_NAME, version)
+    labels, confidence = assign(model, observed[list(MODEL_INPUTS)])
+    by: dict[str, Any] = {"as_of_on": as_of_on, "model_name": MODEL_NAME, "model_version": version}
+    assigned = observed[list(ASSIGNMENTS.key)].assign(**by, cluster=labels, confidence=confidence)
+    profiles = profile_clusters(observed, labels, k=settings.privacy.k).assign(**by)
+    return tuple(  # type: ignore[return-value]
+        rows.assign(cluster_uid=rows["cluster"].map(uids))[list(table.column_names)]
+        for rows, table in ((assigned, ASSIGNMENTS), (profiles, PROFILES))
+    )
+
+
 @dg.multi_asset(
     specs=[
-        _spec(ASSIGNMENTS, ANONYMIZED_STUDENT_TERM, PROMOTIONS),
-        _spec(PROFILES, ANONYMIZED_STUDENT_TERM, PROMOTIONS),
+        _spec(ASSIGNMENTS, ANONYMIZED_STUDENT_TERM, PROMOTIONS, LINEAGE),
+        _spec(PROFILES, ANONYMIZED_STUDENT_TERM, PROMOTIONS, LINEAGE),
     ],
     check_specs=[suite_spec(ASSIGNMENTS)],
     partitions_def=AS_OF,
@@ -278,11 +336,7 @@ def promotions(context: dg.AssetExecutionContext, config: FitConfig, platform: P
 )
 def assignments(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
     """Assign the day's observed enrollments with the champion loaded from MLflow; never fits."""
-    import pandas as pd
-
-    from iom_platform.clustering.algorithms import assign
-    from iom_platform.clustering.profiles import plot_profiles, profile_clusters
-    from iom_platform.storage.model_registry import Registry
+    from iom_platform.clustering.profiles import plot_profiles
     from iom_platform.storage.record import champion_for, open_record, replace_partition
 
     settings, as_of_on = platform.settings, date.fromisoformat(context.partition_key)
@@ -290,22 +344,12 @@ def assignments(context: dg.AssetExecutionContext, platform: Platform) -> Iterat
     observed = cohort[cohort["is_observed"]].reset_index(drop=True)
     with open_record(settings) as conn:
         champion = champion_for(conn, MODEL_NAME, as_of_on)
-    frame, profiles = (
-        pd.DataFrame(columns=list(ASSIGNMENTS.column_names)),
-        pd.DataFrame(columns=list(PROFILES.column_names)),
-    )
     metadata: dict[str, Any] = {}
     if champion and len(observed):
-        model, _ = Registry.of(settings).load_model(MODEL_NAME, champion["model_version"])
-        labels, confidence = assign(model, observed[list(MODEL_INPUTS)])
-        by = {"model_name": MODEL_NAME, "model_version": champion["model_version"]}
-        frame = observed[list(ASSIGNMENTS.key)].assign(**by, cluster=labels, confidence=confidence)[
-            list(ASSIGNMENTS.column_names)
-        ]
-        profiles = profile_clusters(observed, labels, k=settings.privacy.k).assign(as_of_on=as_of_on, **by)
-        profiles = profiles[list(PROFILES.column_names)]
+        frame, profiles = _assign(settings, observed, champion["model_version"], as_of_on)
         metadata = {"profiles": picture(plot_profiles(profiles)), "model_version": champion["model_version"]}
     else:
+        frame, profiles = _no_rows(ASSIGNMENTS), _no_rows(PROFILES)
         context.log.warning(
             f"Nothing is assigned on {as_of_on}: no observed enrollment, or no champion trained on or before it."
         )

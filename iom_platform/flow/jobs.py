@@ -33,7 +33,7 @@ score_day_job = dg.define_asset_job(
 )
 fit_models_job = dg.define_asset_job(
     "fit_models",
-    selection=dg.AssetSelection.assets(["clustering", "promotions"]),
+    selection=dg.AssetSelection.assets(["clustering", "promotions"], ["clustering", "lineage"]),
     config={"ops": {"fit_model": {"config": {"refit": True}}}},
     description="Fit and promote a model on one as-of day, although an earlier champion could score it.",
 )

@@ -32,6 +32,7 @@ from iom_platform.tables import (
     DELIVERIES,
     DELIVERY_SCOPE,
     FILES,
+    LINEAGE,
     MODEL_NAME,
     PROFILES,
     PROMOTIONS,
@@ -106,12 +107,12 @@ def _read_day(settings: Settings, as_of_on: date, withheld: int | None, truth: P
         books = [read_table(con, t, columns=_REJECTED if t is QUARANTINE else None) for t in BOOKS]
     with record.open_record(settings) as conn:
         risk, before = (record.read_table(conn, STUDENT_RISK, day) for day in (as_of_on, as_of_on - WEEK))
-        profiles = record.read_table(conn, PROFILES, as_of_on)
+        profiles, lineage = record.read_table(conn, PROFILES, as_of_on), record.read_table(conn, LINEAGE)
         champion = record.champion_for(conn, MODEL_NAME, as_of_on)
     deliveries, files, quarantine = (book[book["delivery_id"].isin(scope)] for book in books)
     return ScoredDay(
         as_of_on=as_of_on, k=settings.privacy.k, minimum_silhouette=settings.validation.min_silhouette_score,
-        not_in_force=settings.not_in_force(), risk=risk, risk_before=before, terms=terms, weeks=weeks, profiles=profiles,
+        not_in_force=settings.not_in_force(), risk=risk, risk_before=before, terms=terms, weeks=weeks, profiles=profiles, lineage=lineage,
         deliveries=deliveries, files=files, quarantine=quarantine, withheld_courses=withheld, champion=champion,
         metrics=Registry.of(settings).metrics(champion["mlflow_run_id"]) if champion else {},
         truth=_read_truth(settings, truth) if truth else None,
@@ -136,7 +137,7 @@ _SPEC = dg.AssetSpec(
     deps=[
         *(dg.AssetDep(asset_key(t), partition_mapping=dg.AllPartitionMapping()) for t in BOOKS),
         *(asset_key(t) for t in (DELIVERY_SCOPE, ANONYMIZED_STUDENT_TERM, ANONYMIZED_STUDENT_WEEK)),
-        *(asset_key(t) for t in (PROFILES, PROMOTIONS, STUDENT_RISK)),
+        *(asset_key(t) for t in (PROFILES, PROMOTIONS, LINEAGE, STUDENT_RISK)),
     ],
     description="One HTML page a day for advisors, leads and privacy officers: levels, movement, examples, groups, limits.",
     group_name=GROUP_OF_STAGE["risk"],

@@ -43,7 +43,9 @@ def _score(settings: Settings, cohort: "pd.DataFrame", as_of_on: date) -> "pd.Da
             f"clustering/assignments of {as_of_on} are not the champion's; materialize them first, then risk."
         )
     joined = cohort.merge(
-        assigned[["student_pseudonym", "course_id", "cluster"]], on=["student_pseudonym", "course_id"], how="left"
+        assigned[["student_pseudonym", "course_id", "cluster", "cluster_uid"]],
+        on=["student_pseudonym", "course_id"],
+        how="left",
     )
     risk_model = None
     if versions:
@@ -55,6 +57,7 @@ def _score(settings: Settings, cohort: "pd.DataFrame", as_of_on: date) -> "pd.Da
     scored = score_risk(joined, joined["cluster"], risk_model)
     scored = joined.drop(columns="cluster").join(scored)
     known = scored["risk_level"] != "UNKNOWN"
+    scored["cluster_uid"] = scored["cluster_uid"].where(known, None)
     scored["model_name"] = known.map({True: MODEL_NAME, False: None})
     scored["model_version"] = known.map({True: versions[0] if versions else None, False: None}).astype("Int64")
     return scored[list(STUDENT_RISK.column_names)]

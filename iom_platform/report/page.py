@@ -29,7 +29,7 @@ ELSEWHERE = {"HIGH": "41% to 99%", "LOW": "10% to 31%"}
 class ScoredDay:
     """What the report of a day is made of; frames hold the columns of their tables in tables.py, of that day alone.
 
-    risk_before: of a week earlier; deliveries, files, quarantine: of the day's scope; champion: its row of
+    risk_before: of a week earlier; lineage: of every version; deliveries, files, quarantine: of the day's scope; champion: its row of
     clustering/promotions, None without a model; withheld_courses: None where it was not recorded; truth: of the twin,
     with pseudonyms, None where it is not known.
     """
@@ -43,6 +43,7 @@ class ScoredDay:
     terms: pd.DataFrame
     weeks: pd.DataFrame
     profiles: pd.DataFrame
+    lineage: pd.DataFrame
     deliveries: pd.DataFrame
     files: pd.DataFrame
     quarantine: pd.DataFrame
@@ -60,7 +61,7 @@ def render_page(day: ScoredDay) -> str:
 def _collect(day: ScoredDay) -> dict[str, Any]:
     courses = levels.count_levels(day.risk)
     delivered = deliveries.list_deliveries(day.deliveries, day.files)
-    groups = clusters.describe_clusters(day.profiles, day.risk, day.weeks, k=day.k)
+    groups = clusters.describe_clusters(day.profiles, day.risk, day.weeks, day.lineage, k=day.k)
     told = stories.choose_stories(day.risk, day.risk_before, day.terms, day.weeks)
     return {
         "day": day,

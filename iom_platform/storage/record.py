@@ -19,7 +19,7 @@ from psycopg2.extensions import connection as Connection
 from iom_platform.settings import Settings
 from iom_platform.storage.postgres_server import Server, ensure_server
 from iom_platform.storage.rows import arrow_type, hash_rows, partition_column, shape_rows, to_frame
-from iom_platform.tables import PROMOTIONS, TABLES, Table
+from iom_platform.tables import LINEAGE, PROMOTIONS, TABLES, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,11 +36,22 @@ _TYPES = {
 _CHECKS = {
     "clustering/assignments": ("confidence BETWEEN 0 AND 1", "cluster >= -1", "model_version >= 1"),
     "clustering/promotions": ("model_version >= 1",),
+    "clustering/lineage": (
+        "cluster_uid ~ '^c-[0-9a-f]{8}$'",
+        "change IN ('same', 'split', 'merged', 'born', 'died')",
+        "(change IN ('merged', 'died')) = (cluster IS NULL)",
+        "(change IN ('same', 'split')) = (from_uid IS NOT NULL)",
+        "(change = 'same') = (from_uid IS NOT DISTINCT FROM cluster_uid)",
+        "(change = 'merged') = (into_uid IS NOT NULL)",
+        "overlap BETWEEN 0 AND 1",
+        "center_distance BETWEEN 0 AND 1",
+        "share BETWEEN 0 AND 1",
+    ),
     "risk/student_risk": (
         "risk_level IN ('LOW', 'MEDIUM', 'HIGH', 'UNKNOWN')",
         "risk_score BETWEEN 0 AND 1",
         "(risk_level = 'UNKNOWN') = (risk_score IS NULL)",
-        "risk_level <> 'UNKNOWN' OR (cluster IS NULL AND model_name IS NULL AND model_version IS NULL)",
+        "risk_level <> 'UNKNOWN' OR (cluster IS NULL AND cluster_uid IS NULL AND model_name IS NULL AND model_version IS NULL)",
     ),
 }
 _IDENTITY_DDL = (
@@ -70,6 +81,7 @@ _AUDIT_DDL = """CREATE TABLE IF NOT EXISTS audit.exports (
     as_of_on date, rows bigint NOT NULL, reason text NOT NULL CHECK (btrim(reason) <> ''), account text)"""
 # what an earlier version of the platform made without it
 _AUDIT_ACCOUNT_DDL = "ALTER TABLE audit.exports ADD COLUMN IF NOT EXISTS account text"
+_CLUSTER_UID_DDL = "ALTER TABLE {} ADD COLUMN IF NOT EXISTS cluster_uid text"
 
 
 class RecordError(RuntimeError):
@@ -124,6 +136,8 @@ def prepare_record(settings: Settings) -> None:
             cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
         for table in record_tables():
             cursor.execute(_table_ddl(table))
+            if "cluster_uid" in table.column_names:
+                cursor.execute(_CLUSTER_UID_DDL.format(table.sql_name))
             _check_columns(cursor, table)
         cursor.execute(_AUDIT_DDL)
         cursor.execute(_AUDIT_ACCOUNT_DDL)
@@ -141,11 +155,10 @@ def _table_ddl(table: Table) -> str:
 
 def _check_columns(cursor: Any, table: Table) -> None:
     cursor.execute(
-        "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s ORDER BY ordinal_position",
+        "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s",
         (table.stage, table.name),
     )
-    present = tuple(row[0] for row in cursor.fetchall())
-    if present != table.column_names:
+    if {row[0] for row in cursor.fetchall()} != set(table.column_names):  # a column that was added stands last
         raise RecordError(
             f"{table.path} in the record has other columns than tables.py; export it, drop the table and run again"
         )
@@ -293,6 +306,20 @@ def save_promotion(conn: Connection, row: dict[str, Any]) -> None:
                 raise RecordError(
                     f"version {key[1]} of {key[0]} is already promoted with another fit key; register a new version"
                 )
+
+
+def save_lineage(conn: Connection, frame: "pd.DataFrame") -> None:
+    """Add the lineage of one version; one that is there is left, for published rows name its uids."""
+    if not len(read_lineage(conn, frame["model_name"].iloc[0], int(frame["model_version"].iloc[0]))):
+        with conn.cursor() as cursor:
+            _copy(cursor, LINEAGE, shape_rows(LINEAGE, frame))
+
+
+def read_lineage(conn: Connection, model_name: str, model_version: int) -> "pd.DataFrame":
+    """The lineage rows of one version, sorted by uid."""
+    found = read_table(conn, LINEAGE)
+    is_asked = (found["model_name"] == model_name) & (found["model_version"] == model_version)
+    return found[is_asked].reset_index(drop=True)
 
 
 # -- identities ----------------------------------------------------------------------------------------

@@ -340,7 +340,7 @@ def test_settings_that_the_champion_was_not_fitted_with_are_told_with_the_remedy
 
 def test_a_fit_that_keeps_the_champion_of_other_settings_says_so(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IOM_CLUSTERING__N_CLUSTERS", "6")
-    result = spine.run_part(dg.AssetSelection.assets(["clustering", "promotions"]), DAY)
+    result = spine.run_part(dg.AssetSelection.assets(["clustering", "promotions"], ["clustering", "lineage"]), DAY)
     succeed(result)
     (decision,) = {
         e.step_materialization_data.materialization.metadata["decision"].value

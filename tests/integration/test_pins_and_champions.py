@@ -159,10 +159,15 @@ def test_a_promotion_says_what_decided(spine: Spine, no_record: pytest.MonkeyPat
     settings = spine.settings.model_copy(update={"clustering": asked})
     saved: list[dict[str, Any]] = []
     no_record.setattr(record, "save_promotion", lambda _, row: saved.append(row))
+    no_record.setattr(record, "save_lineage", lambda _, rows: saved.append(rows))
+    no_record.setattr(clustering, "trace_lineage", lambda *given: {"traced of": given[2:]})
     no_record.setattr(clustering, "_log_fit", lambda *_, **__: {"model_version": 7, "mlflow_run_id": "a-run"})
     no_record.setattr(model_registry.Registry, "find_version_by_fit_key", lambda *_: None)
-    clustering._promote(settings, clustering.Snapshot(pd.DataFrame(), DAY, "digest", "a-run"), refit=refit)
-    assert [row["reason"] for row in saved] == [reason]
+    former, frame = {"model_version": 6}, pd.DataFrame()
+    clustering._promote(CONTEXT, settings, clustering.Snapshot(frame, DAY, "digest", "a-run"), former, refit=refit)
+    promotion, lineage = saved
+    assert promotion["reason"] == reason
+    assert lineage == {"traced of": (frame, 7, former)}
 
 
 def test_a_comparison_that_fails_costs_the_day_nothing(

@@ -19,10 +19,11 @@ from iom_platform.storage import record
 from iom_platform.storage.postgres_server import Server, ensure_server
 from iom_platform.storage.record import NotAllowed, RecordError, open_record, prepare_record
 from iom_platform.storage.rows import RowsError, hash_rows, shape_rows
-from iom_platform.tables import ASSIGNMENTS, PROMOTIONS, STUDENT_RISK
+from iom_platform.tables import ASSIGNMENTS, LINEAGE, PROMOTIONS, STUDENT_RISK
 
 DAY = date(2013, 12, 16)
 EARLIER = date(2013, 5, 15)
+UID = "c-0a1b2c3d"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def assignments(day: date = DAY, students: tuple[str, ...] = ("aa", "bb", "cc"))
     return pd.DataFrame(
         {
             "as_of_on": day, "student_pseudonym": students, "course_id": "BBB-2013J", "model_name": "m",
-            "model_version": 1, "cluster": range(len(students)), "confidence": 1 / 3,
+            "model_version": 1, "cluster": range(len(students)), "cluster_uid": UID, "confidence": 1 / 3,
         }
     )  # fmt: skip
 
@@ -66,13 +67,16 @@ def risk_row(**changes: Any) -> pd.DataFrame:
     row: dict[str, Any] = {
         "as_of_on": DAY, "student_pseudonym": "aa", "course_id": "BBB-2013J", "source": "oulad", "course_week": 11,
         "is_observed": True, "risk_level": "HIGH", "risk_score": 0.9, "reason_1": "missed 2 of 3", "reason_2": None,
-        "reason_3": None, "cluster": 1, "submissions_due": 3, "submissions_made": 1, "submissions_missed": 2,
+        "reason_3": None, "cluster": 1, "cluster_uid": UID, "submissions_due": 3, "submissions_made": 1, "submissions_missed": 2,
         "model_name": "m", "model_version": 1, "delivery_set": "d",
     }  # fmt: skip
     return pd.DataFrame([row | changes])
 
 
-UNKNOWN = {"risk_level": "UNKNOWN", "risk_score": None, "cluster": None, "model_name": None, "model_version": None}
+UNKNOWN = {
+    "risk_level": "UNKNOWN", "risk_score": None, "cluster": None, "cluster_uid": None, "model_name": None,
+    "model_version": None,
+}  # fmt: skip
 
 
 def promotion(version: int, trained: date, **changes: Any) -> dict[str, Any]:
@@ -98,6 +102,21 @@ def test_a_table_with_other_columns_is_said(prepared: Settings, monkeypatch: pyt
     monkeypatch.setattr(record, "TABLES", (changed,))
     with pytest.raises(RecordError, match=r"clustering/assignments .* other columns than tables.py"):
         prepare_record(prepared)
+
+
+def test_a_record_of_before_uids_gets_the_column_and_keeps_its_rows(stopped_settings: Settings) -> None:
+    prepare_record(stopped_settings)
+    with open_record(stopped_settings) as conn, conn.cursor() as cursor:
+        record.replace_partition(conn, ASSIGNMENTS, DAY, assignments())
+        for name in ("clustering.assignments", "clustering.profiles", "risk.student_risk"):
+            cursor.execute(f"ALTER TABLE {name} DROP COLUMN cluster_uid CASCADE")
+    prepare_record(stopped_settings)
+    with open_record(stopped_settings) as conn:
+        found = record.read_table(conn, ASSIGNMENTS)
+        assert tuple(found.columns) == ASSIGNMENTS.column_names
+        assert found["student_pseudonym"].tolist() == ["aa", "bb", "cc"] and found["cluster_uid"].isna().all()
+        record.replace_partition(conn, STUDENT_RISK, DAY, risk_row())
+        assert record.read_table(conn, STUDENT_RISK)["cluster_uid"].tolist() == [UID]
 
 
 def test_replace_partition_replaces_its_day_alone(conn: record.Connection) -> None:
@@ -161,6 +180,7 @@ def test_nan_and_nat_are_null_and_types_are_kept(conn: record.Connection) -> Non
         {"risk_score": None},
         UNKNOWN | {"risk_score": 0.5},
         UNKNOWN | {"cluster": 1},
+        UNKNOWN | {"cluster_uid": UID},
         UNKNOWN | {"model_version": 1},
     ],
 )
@@ -249,6 +269,45 @@ def test_a_promotion_is_saved_once(conn: record.Connection) -> None:
         record.save_promotion(conn, promotion(1, DAY, fit_key="other"))
     with pytest.raises(RecordError, match="exactly the columns"):
         record.save_promotion(conn, {"model_name": "m"})
+
+
+def lineage(version: int = 2, **changes: Any) -> pd.DataFrame:
+    row = {
+        "model_name": "m", "model_version": version, "cluster_uid": UID, "change": "same", "cluster": 3, "name": "steady",
+        "from_uid": UID, "into_uid": None, "former_version": version - 1, "overlap": 0.9, "center_distance": 0.1, "share": 0.2,
+    }  # fmt: skip
+    return pd.DataFrame([row | changes])
+
+
+def test_a_lineage_is_saved_once_and_read_by_version(conn: record.Connection) -> None:
+    for number in (2, 3):
+        record.save_lineage(conn, lineage(number))
+    record.save_lineage(conn, lineage(2, name="another"))
+    assert shape_rows(LINEAGE, record.read_lineage(conn, "m", 2)).equals(shape_rows(LINEAGE, lineage(2)))
+    assert record.read_lineage(conn, "m", 3)["former_version"].tolist() == [2]
+    assert record.read_lineage(conn, "m", 4).empty and record.read_lineage(conn, "other", 2).empty
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cluster_uid": "2", "from_uid": "2"},
+        {"change": "moved"},
+        {"cluster": None},
+        {"change": "died", "from_uid": None},
+        {"from_uid": None},
+        {"from_uid": "c-4e5f6071"},
+        {"change": "split"},
+        {"change": "merged", "cluster": None, "from_uid": None},
+        {"into_uid": "c-4e5f6071"},
+        {"overlap": 1.1},
+        {"center_distance": -0.1},
+        {"share": 2},
+    ],
+)
+def test_a_lineage_that_contradicts_itself_is_refused(conn: record.Connection, changes: dict[str, Any]) -> None:
+    with pytest.raises(RecordError, match=r"clustering/lineage refuses rows that break lineage_.*check"):
+        record.save_lineage(conn, lineage(**changes))
 
 
 # -- identities ----------------------------------------------------------------------------------------

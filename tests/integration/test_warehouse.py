@@ -429,7 +429,7 @@ def test_the_hash_is_the_one_of_the_record(con: duckdb.DuckDBPyConnection, here:
     frame = pd.DataFrame(
         {
             "as_of_on": DAY, "student_pseudonym": ["bb", "aa", "É"], "course_id": "BBB-2013J", "model_name": "m",
-            "model_version": 1, "cluster": [-1, 0, 1], "confidence": [1 / 3, 0.1, 1e-300],
+            "model_version": 1, "cluster": [-1, 0, 1], "cluster_uid": [None, "c-0a1b2c3d", "c-4e5f6071"], "confidence": [1 / 3, 0.1, 1e-300],
         }
     )  # fmt: skip
     con.execute("CREATE SCHEMA clustering")

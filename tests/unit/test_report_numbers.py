@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from iom_platform.clustering.profiles import describe_cluster
 from iom_platform.clustering.quality import measure_quality
 from iom_platform.report.clusters import choose_shown, describe_clusters, say_shares
 from iom_platform.report.comparison import compare_flags, flag_inactive, say_verdict
@@ -19,7 +20,7 @@ from iom_platform.report.levels import GONE, NEW, count_levels, count_unknown, m
 from iom_platform.report.measures import MEASURES, explain_measures
 from iom_platform.report.shares import Share
 from iom_platform.report.stories import DECLINING, choose_stories
-from tests.scored_day import DAY, made_day
+from tests.scored_day import DAY, UIDS, made_day
 
 MADE = made_day()
 
@@ -177,25 +178,60 @@ def test_no_count_under_k_follows_from_the_ranges_and_the_size(total: int) -> No
 
 def test_groups_hold_nobody_under_k_in_a_mean_of_weeks() -> None:
     few = pd.concat([MADE.weeks[MADE.weeks["course_week"] < 6], MADE.weeks[MADE.weeks["course_week"] == 6].iloc[:4]])
-    groups = describe_clusters(MADE.profiles, MADE.risk, few, k=5)
+    groups = describe_clusters(MADE.profiles, MADE.risk, few, MADE.lineage, k=5)
     assert sorted(g.students for g in groups.groups) == [20, 30, 30, 30]
     assert set(groups.weeks["course_week"]) == set(range(1, 6))
     assert groups.weeks["students"].min() >= 5
     assert (
-        describe_clusters(MADE.profiles, MADE.risk, MADE.weeks, k=5).weeks["course_week"].max() == 11
+        describe_clusters(MADE.profiles, MADE.risk, MADE.weeks, MADE.lineage, k=5).weeks["course_week"].max() == 11
     )  # 12 is running
 
 
 def test_a_small_group_is_withheld_with_the_next_larger() -> None:
     moved = MADE.risk.assign(cluster=MADE.risk["cluster"].mask(np.arange(len(MADE.risk)) == 29, 3))
     small = moved.assign(cluster=moved["cluster"].mask(np.arange(len(moved)) < 27, 1))  # leaves two in cluster 0
-    groups = describe_clusters(MADE.profiles, small, MADE.weeks, k=5)
+    groups = describe_clusters(MADE.profiles, small, MADE.weeks, MADE.lineage, k=5)
     assert groups.withheld == 2
-    assert [g.letter for g in groups.groups] == ["A", "B"]
+    assert [(g.letter, g.uid) for g in groups.groups] == [("B", UIDS[1]), ("C", UIDS[2])]
+
+
+def test_a_group_keeps_letter_and_name_when_the_model_numbers_it_anew() -> None:
+    """A second model: two uids go on under other numbers, one split off, one was born; the members moved with them."""
+    uids = {0: UIDS[2], 1: "c-55555555", 2: UIDS[0], 3: "c-44444444"}
+    later = pd.DataFrame(
+        [{"model_version": 2, "cluster_uid": uid, "cluster": number, "name": "new", "change": change}
+         for (number, uid), change in zip(uids.items(), ("same", "born", "same", "split"), strict=True)]
+    )  # fmt: skip
+    former = MADE.lineage.set_index("cluster_uid")["name"]
+    later["name"] = later["cluster_uid"].map(former).fillna(later["name"])
+    lineage = pd.concat([later, MADE.lineage], ignore_index=True)
+    profiles = MADE.profiles.assign(cluster_uid=MADE.profiles["cluster"].map(uids))
+    found = {g.uid: g for g in describe_clusters(profiles, MADE.risk, MADE.weeks, lineage, k=5).groups}
+    assert {uid: g.letter for uid, g in found.items()} == {
+        UIDS[0]: "A", UIDS[2]: "C", "c-55555555": "E", "c-44444444": "F",
+    }  # fmt: skip
+    assert found[UIDS[0]].name == former[UIDS[0]]
+    assert found[UIDS[0]].now == describe_cluster(profiles, 2) != former[UIDS[0]]
+    same = describe_clusters(MADE.profiles, MADE.risk, MADE.weeks, MADE.lineage, k=5).groups
+    assert [(g.letter, g.name, g.now) for g in same] == [
+        (letter, former[uid], None) for letter, uid in zip("ABCD", UIDS, strict=True)
+    ]
+
+
+def test_noise_and_rows_of_before_uids_are_shown_without_one() -> None:
+    noise = MADE.profiles.assign(cluster_uid=MADE.profiles["cluster_uid"].mask(MADE.profiles["cluster"] == 1))
+    moved = {"cluster": {1: -1}}
+    groups = describe_clusters(noise.replace(moved), MADE.risk.replace(moved), MADE.weeks, MADE.lineage, k=5).groups
+    assert {g.letter: g.uid for g in groups} == {"*": None, "A": UIDS[0], "C": UIDS[2], "D": UIDS[3]}
+    none = describe_clusters(
+        MADE.profiles.assign(cluster_uid=None), MADE.risk, MADE.weeks, MADE.lineage.iloc[:0], k=5
+    ).groups
+    assert [(g.letter, g.uid) for g in none] == [(letter, None) for letter in "ABCD"]
+    assert [g.students for g in none] == [30, 30, 30, 20]
 
 
 def test_a_mean_of_a_week_is_the_groups_own() -> None:
-    groups = describe_clusters(MADE.profiles, MADE.risk, MADE.weeks, k=5)
+    groups = describe_clusters(MADE.profiles, MADE.risk, MADE.weeks, MADE.lineage, k=5)
     first = groups.weeks[groups.weeks["course_week"] == 1]
     members = MADE.risk["cluster"] == 2
     expected = MADE.weeks[MADE.weeks["course_week"] == 1]["active_days"].to_numpy()[members.fillna(False)].mean()

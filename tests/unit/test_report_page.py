@@ -158,11 +158,11 @@ def test_no_count_of_a_small_group_is_in_it() -> None:
     """Two students alone in a group: neither the group nor its number of students is told."""
     day = made_day()
     cluster = day.risk["cluster"].mask([i in (70, 71) for i in range(len(day.risk))], 9)
-    profiles = pd.concat([day.profiles, day.profiles[day.profiles["cluster"] == 0].assign(cluster=9)])
+    profiles = pd.concat([day.profiles, day.profiles[day.profiles["cluster"] == 0].assign(cluster=9, cluster_uid=None)])
     page = Page(render_page(replace(day, risk=day.risk.assign(cluster=cluster), profiles=profiles)))
-    groups = page.text[page.text.index("Groups by size") : page.text.index("Were the flags right?", 2000)]
+    groups = page.text[page.text.index("Groups, and the share") : page.text.index("Were the flags right?", 2000)]
     assert "2 groups are not shown" in groups
-    assert [int(n) for n in re.findall(r"[A-Z] : [a-z, ]+ (\d+) ", groups)] == [30, 30, 28]
+    assert [int(n) for n in re.findall(r"[A-Z] : [a-z, ]+ c-\w{8} (\d+) ", groups)] == [30, 30, 28]
 
 
 # -- a text for who does not see -----------------------------------------------------------------------
