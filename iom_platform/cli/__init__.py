@@ -154,7 +154,7 @@ def cluster(
     k: Annotated[int, typer.Option("--k", help="Number of clusters.")] = 3,
     algorithms: Annotated[str, typer.Option("--algorithms", help="kmeans, gmm, or both.")] = "kmeans,gmm",
     sample: Annotated[int, typer.Option("--sample", help="Learners that the silhouette is taken on.")] = 100_000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Same file and seed, same clusters.")] = 7,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Same file and seed, same clusters.")] = 7,
     no_csv: Annotated[bool, typer.Option("--no-csv", help="Write no CSV and no .csv.gz, Parquet alone.")] = False,
 ) -> None:
     """Cluster the learners of one file of any size, with profiles, models and a report; no home, no server."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from iom_platform.clustering.learners import Clusters
     from iom_platform.extract.learner_columns import LearnerColumns
-    from iom_platform.extract.learner_summary import Batch, LearnerFile, Rejected
+    from iom_platform.extract.learner_summary import Batch, LearnerFile
     from iom_platform.storage.learner_files import LearnerFiles, Rows
 
 ALGORITHMS = ("kmeans", "gmm")
@@ -58,9 +58,12 @@ class Request:
 
     def check(self) -> None:
         """Raise UsageError for what has no meaning, before anything is read."""
-        names = self.features
+        names = [name.casefold() for name in self.features]  # as a header is read
         if "" in names or len(set(names)) < len(names) or "learner_id" in names:
             raise UsageError("--features must name each column once, without the id: --features time_spent,avg_score")
+        made = {*(f"cluster_{name}" for name in ALGORITHMS), "gmm_confidence"}.intersection(names)
+        if made:
+            raise UsageError(f"--features names {min(made)}, which is a column of the result; rename it in the file")
         if set(self.algorithms) - set(ALGORITHMS) or len(set(self.algorithms)) < len(self.algorithms):
             raise UsageError(f"--algorithms {','.join(self.algorithms)} must be of {', '.join(ALGORITHMS)}, each once")
         if not 2 <= self.k <= MOST_CLUSTERS:
@@ -89,10 +92,11 @@ def cluster_file(path: Path, request: Request, out: Path, *, with_csv: bool) -> 
     """Cluster the learners of a file and write everything to the folder `out`."""
     from iom_platform.extract.learner_columns import read_columns
     from iom_platform.extract.learner_summary import LearnerFile
-    from iom_platform.storage.learner_files import open_outputs
+    from iom_platform.storage.learner_files import check_outputs, open_outputs
 
     request.check()
     steps, file = Steps(), LearnerFile(path, request.features)
+    check_outputs(out, path)
     for notice in file.notices:
         print(f"  {notice}", file=sys.stderr)
     with open_outputs(out, with_csv=with_csv) as outputs, ThreadPoolExecutor(1) as beside:
@@ -159,19 +163,22 @@ def _cluster(
         archived.result()
     facts = {
         "file": file.path.name,
-        "records": {"landed": learners.landed, "clustered": columns.shape[1], "rejected": len(rejected)},
-        "rejected_by_rule": dict(Counter(f"{one.column or 'record'}: {one.rule}" for one in rejected).most_common()),
+        "records": {"landed": learners.landed, "clustered": columns.shape[1], "rejected": rejected.total()},
+        "rejected_by_rule": dict(rejected.most_common()),
         "warnings": find_empty_features(columns, request.features),
         "features": list(request.features),
         "k": request.k,
         "quality_metrics": quality,
-        "sizes": {name: {str(c): int(n) for c, n in enumerate(np.bincount(some))} for name, some in labels.items()},
+        "sizes": {
+            name: {str(c): int(n) for c, n in enumerate(np.bincount(some, minlength=request.k))}
+            for name, some in labels.items()
+        },
         "seeds": {"fit": request.seed, "silhouette": request.seed},
         "fitted_on": "every learner; starts were drawn on a seeded sample",
         "versions": {"python": sys.version.split()[0], **{name: version(name) for name in _PACKAGES}},
         "timings": steps.seconds,
     }
-    return facts, _shape_small_files(facts, profiles, rejected, scaler, found)
+    return facts, _shape_small_files(facts, profiles, scaler, found)
 
 
 def _say_why_nobody(file: "LearnerFile") -> str:
@@ -190,20 +197,24 @@ def _say_why_nobody(file: "LearnerFile") -> str:
 def _write_rows(
     file: "LearnerFile", learners: "LearnerColumns", scaler: "StandardScaler", found: "Sequence[Clusters]",
     outputs: "LearnerFiles", *, with_csv: bool,
-) -> tuple[dict[str, np.ndarray], "list[Rejected]"]:  # fmt: skip
-    """Read the file again and write each learner with its labels, in its order. Returns labels (n,) by algorithm."""
+) -> tuple[dict[str, np.ndarray], Counter[str]]:  # fmt: skip
+    """Read the file again and write each learner with its labels, in its order.
+
+    Returns labels (n,) by algorithm, and how many records broke each rule.
+    """
     from iom_platform.extract.ahead import map_ahead
     from iom_platform.storage.learner_files import shape_rows
 
     labels: dict[str, list[np.ndarray]] = {one.algorithm: [] for one in found}
-    rejected: list[Rejected] = []
+    rejected: Counter[str] = Counter()
 
     def batches() -> "Iterator[tuple[Batch, bool]]":
         first, is_first = 0, True
         for batch in file.read():
             low, high = np.searchsorted(learners.repeated, [first, first + len(batch.ids)])
             kept = batch.without(learners.repeated[low:high] - first) if high > low else batch
-            rejected.extend(kept.rejected)
+            outputs.reject(kept.rejected)
+            rejected.update(f"{one.column or 'record'}: {one.rule}" for one in kept.rejected)
             if len(kept.ids):
                 yield kept, is_first
                 is_first = False
@@ -212,16 +223,18 @@ def _write_rows(
     def shape(one: "tuple[Batch, bool]") -> "tuple[list[np.ndarray], Rows]":
         batch, is_first = one
         frame, assigned = _label(batch, scaler, found, file.features)
-        return assigned, shape_rows(frame, lines=batch.lines, is_first=is_first, with_csv=with_csv)
+        return assigned, shape_rows(
+            frame, given=1 + len(file.features), lines=batch.lines, is_first=is_first, with_csv=with_csv
+        )
 
     for assigned, rows in map_ahead(shape, batches()):
         for one, some in zip(found, assigned, strict=True):
             labels[one.algorithm].append(some)
         outputs.add(rows)
     written = sum(len(part) for part in labels[found[0].algorithm])
-    if written + len(rejected) != learners.landed or written != learners.columns.shape[1]:
+    if written + rejected.total() != learners.landed or written != learners.columns.shape[1]:
         raise RuntimeError(
-            f"{file.path.name}: {learners.landed} records landed, {written} written and {len(rejected)} rejected"
+            f"{file.path.name}: {learners.landed} records landed, {written} written and {rejected.total()} rejected"
         )
     return {name: np.concatenate(some) for name, some in labels.items()}, rejected
 
@@ -247,24 +260,18 @@ def _label(
 
 
 def _shape_small_files(
-    facts: dict[str, Any], profiles: "pd.DataFrame", rejected: "Sequence[Rejected]", scaler: Any,
-    found: "Sequence[Clusters]",
-) -> dict[str, bytes]:  # fmt: skip
-    import pandas as pd
-
+    facts: dict[str, Any], profiles: "pd.DataFrame", scaler: Any, found: "Sequence[Clusters]"
+) -> dict[str, bytes]:
     from iom_platform.clustering.learner_report import write_report
-    from iom_platform.storage.learner_files import PROFILES, REJECTED, REPORT, SUMMARY, pack_model
+    from iom_platform.storage.learner_files import PROFILES, REPORT, SUMMARY, pack_model
 
-    files = {
+    return {
         PROFILES: profiles.to_csv(index=False).encode(),
         REPORT: write_report(facts, profiles).encode(),
         "preprocess.joblib": pack_model(scaler),
         **{f"{one.algorithm}.joblib": pack_model(one.estimator) for one in found},
         SUMMARY: (json.dumps(facts, indent=1) + "\n").encode(),
     }
-    if rejected:
-        files[REJECTED] = pd.DataFrame(rejected).to_csv(index=False).encode()
-    return files
 
 
 def _tell(facts: dict[str, Any], out: Path, made: Sequence[Path]) -> None:

@@ -49,8 +49,10 @@ def read_columns(file: LearnerFile) -> LearnerColumns | None:
         columns = np.ascontiguousarray(np.delete(columns, repeated, axis=1))
         sums, squares = (np.einsum("ij->i", columns**power, dtype=np.float64) for power in (1, 2))
     shifts = sums / columns.shape[1]
-    is_constant = columns.min(axis=1) == columns.max(axis=1)
-    deviations = np.where(is_constant, 0, np.sqrt(np.maximum(squares / columns.shape[1] - shifts**2, 0)))
+    deviations = np.sqrt(np.maximum(squares / columns.shape[1] - shifts**2, 0))
+    # what varies by less than float32 can divide by is constant too
+    is_constant = (columns.min(axis=1) == columns.max(axis=1)) | (deviations < np.finfo(np.float32).tiny)
+    deviations[is_constant] = 0
     columns -= shifts.astype(np.float32)[:, None]
     columns *= np.divide(1, deviations, out=np.zeros_like(deviations), where=deviations > 0).astype(np.float32)[:, None]
     return LearnerColumns(columns, origin + shifts, deviations, repeated, landed)

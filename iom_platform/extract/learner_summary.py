@@ -5,10 +5,11 @@ which anything is wrong is read line by line, as landing reads it. Nothing is fi
 rejected, and counted.
 """
 
+import csv
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,20 +21,34 @@ import pyarrow.parquet
 from iom_platform.extract.ahead import map_ahead
 from iom_platform.extract.delivery import open_stream, read_chunk
 from iom_platform.extract.header import HEAD_BYTES, Header, parse_header
-from iom_platform.extract.lines import Block, parse_block, read_blocks
+from iom_platform.extract.lines import (
+    Block,
+    has_plain_quotes,
+    is_utf8,
+    may_hold_long_line,
+    parse_block,
+    read_blocks,
+)
 from iom_platform.extract.source import DeliveryRefused, Field, FileShape
-from iom_platform.extract.values import ID_LENGTH, Values, decode, judge, mask
+from iom_platform.extract.values import ID_LENGTH, Problem, Values, decode, judge, mask
 from iom_platform.tables import Column, Table
 
 ID = "learner_id"
 BLOCK_BYTES = 8 << 20
 _BATCH_ROWS = 1 << 18
+_MOST = 1e15  # its square fits float32, and no count or time of a learner comes near it
 # inclusive; a share is accepted as 0-1 and as per cent
-_RANGES: dict[str, tuple[float | None, float | None]] = {
-    "time_spent": (0, None), "avg_score": (0, 100), "accuracy": (0, 100), "topic_progress": (0, 100),
-}  # fmt: skip
+_RANGES = {
+    "time_spent": (0.0, _MOST),
+    "avg_score": (0.0, 100.0),
+    "accuracy": (0.0, 100.0),
+    "topic_progress": (0.0, 100.0),
+}
 _PARQUET = b"PAR1"
-_SPACE, _NEWLINE = 32, 10
+_SPACE, _NEWLINE, _COMMA, _QUOTE, _DELETE = b' \n,"\x7f'
+_UNPRINTABLE = r"[\p{C}\p{Z}--[ ]]"
+_ID_TYPES = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_integer)
+_NUMBER_TYPES = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal128)
 _REPEATED = ("learner_id stands more than once", "deliver each learner once; the first record was kept")
 
 
@@ -92,7 +107,7 @@ class LearnerFile:
         self._header: Header | None = None
         if head.startswith(_PARQUET):
             self.notices: tuple[str, ...] = ()
-            self._check_parquet()
+            self._names = self._check_parquet()
         else:
             self._header = parse_header(head, self._shape)
             self.notices = self._header.notices
@@ -130,19 +145,30 @@ class LearnerFile:
         # a blank can pad a value, and a control character is one of many faults; the two of CRLF are none
         blanks = int(np.count_nonzero(data <= _SPACE))
         is_crlf = blanks == 2 * lines and block.count(b"\r\n") == lines
-        if (blanks != lines and not is_crlf) or block.count(b'"') % 2:
+        if (
+            (blanks != lines and not is_crlf)
+            or may_hold_long_line(block)
+            or not is_utf8(block)
+            or not has_plain_quotes(block)
+        ):
             return None
         names = [f"c{i}" for i in range(header.column_count)]
         places = [header.positions[f.name] for f in self._fields]
         kinds = dict.fromkeys(names, pl.String) | {names[i]: pl.Float64 for i in places[1:]}
         try:
-            scan = pl.scan_csv(BytesIO(block), has_header=False, schema=kinds, ignore_errors=True, glob=False)
-            table = scan.select(names[i] for i in places).collect()
+            # of all columns: a field too many is an error only behind a column that is parsed
+            parsed = pl.scan_csv(
+                BytesIO(block), has_header=False, schema=kinds, ignore_errors=True, glob=False
+            ).collect()
         except pl.exceptions.PolarsError:
             return None
+        # one too few, which becomes a null, is missed where nobody asks for its column
+        if len(places) < len(names) and _count_separators(data) != lines * (len(names) - 1):
+            return None
+        table = parsed.select(names[i] for i in places)
         ids, values = table.to_series(0), table.select(pl.nth(range(1, len(places)))).to_numpy()
         is_whole = len(table) == lines and not any(table.null_count().row(0))
-        if not is_whole or ids.str.len_bytes().max() > ID_LENGTH or _find_bad(values, self._fields[1:]) is not None:  # type: ignore[operator]
+        if not is_whole or _find_bad_ids(ids, block).any() or _find_bad(values, self._fields[1:]) is not None:
             return None
         is_plain = places == list(range(len(names))) and not is_crlf and b'"' not in block
         return Batch(ids, values, np.arange(lines), lines=block if is_plain else None)
@@ -165,39 +191,55 @@ class LearnerFile:
 
     # -- Parquet -----------------------------------------------------------------------------------
 
-    def _check_parquet(self) -> None:
+    def _check_parquet(self) -> list[str]:
+        """Refuse what is no such file; returns the names, as they are written there, of the id and the features."""
         try:
             schema = pyarrow.parquet.read_schema(self.path)
         except (pa.ArrowInvalid, OSError):
             raise DeliveryRefused(f"{self.path.name} is a damaged Parquet file; deliver it again") from None
         # the same words for a missing or renamed column as for a CSV file
-        parse_header((",".join(schema.names) + "\n").encode(), self._shape)
-        for name in self.features:
-            kind = schema.field(name).type
-            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        line = StringIO()
+        csv.writer(line, lineterminator="\n").writerow(schema.names)
+        header = parse_header(line.getvalue().encode(), self._shape)
+        names = [schema.names[header.positions[f.name]] for f in self._fields]
+        kinds = [schema.field(name).type for name in names]
+        written = kinds[0].value_type if pa.types.is_dictionary(kinds[0]) else kinds[0]
+        if not any(is_so(written) for is_so in _ID_TYPES):
+            # a fraction is what pandas makes of whole numbers, one of which is missing: 7 would become 7.0
+            raise DeliveryRefused(
+                f"{self.path.name}: column {ID} is of type {kinds[0]}; write it as text or a whole number"
+            )
+        for name, kind in zip(self.features, kinds[1:], strict=True):
+            if not any(is_so(kind) for is_so in _NUMBER_TYPES):
                 raise DeliveryRefused(f"{self.path.name}: column {name} is of type {kind}; write it as a number")
+        return names
 
     def _read_parquet(self) -> Iterator[tuple[Batch, int]]:
+        kinds = [pl.String, *[pl.Float64] * len(self.features)]
         with _told(self.path.name), pyarrow.parquet.ParquetFile(self.path) as file:
-            for rows in file.iter_batches(_BATCH_ROWS, columns=[ID, *self.features]):
-                table = pl.DataFrame(rows).select(pl.col(ID).cast(pl.String), pl.col(*self.features).cast(pl.Float64))
+            for rows in file.iter_batches(_BATCH_ROWS, columns=self._names):
+                read = pl.DataFrame(rows)
+                table = read.select(
+                    read[there].cast(kind).alias(field.name)
+                    for there, kind, field in zip(self._names, kinds, self._fields, strict=True)
+                )
                 yield self._judge_rows(table), len(table)
 
     def _judge_rows(self, table: pl.DataFrame) -> Batch:
         values = table.select(self.features).to_numpy()
         texts = table.to_series(0)
-        no_id = texts.is_null() | (texts.str.len_bytes() == 0) | (texts.str.len_bytes() > ID_LENGTH)
         bad = _find_bad(values, self._fields[1:])
-        is_bad = no_id.fill_null(True).to_numpy() | (False if bad is None else bad.any(axis=1))
-        rejected = []
-        for row in np.flatnonzero(is_bad).tolist():
-            at = -1 if no_id[row] is not False else int(np.argmax(bad[row])) if bad is not None else -1
-            field = self._fields[at + 1]
-            value = texts[row] if at < 0 else table.to_series(at + 1)[row]
-            found = judge(field, "" if value is None else str(value))
-            rejected.append(Rejected(row, field.name, found.rule, mask(str(value)) or "", found.remedy))
-        kept = np.flatnonzero(~is_bad)
-        return Batch(texts.gather(kept), values[kept], kept, tuple(rejected))
+        is_bad = np.column_stack([_find_bad_ids(texts), np.zeros(values.shape, dtype=bool) if bad is None else bad])
+        rejected = {}
+        for row in np.flatnonzero(is_bad.any(axis=1)).tolist():
+            at = int(np.argmax(is_bad[row]))
+            value = table.to_series(at)[row]
+            found = judge(self._fields[at], "" if value is None else str(value))
+            # Python and polars may know the letters of different years
+            if isinstance(found, Problem):
+                rejected[row] = Rejected(row, self._fields[at].name, found.rule, mask(str(value)) or "", found.remedy)
+        kept = np.delete(np.arange(len(table)), list(rejected))
+        return Batch(texts.gather(kept), values[kept], kept, tuple(rejected.values()))
 
 
 def find_repeated(file: LearnerFile, digests: np.ndarray) -> np.ndarray:
@@ -237,8 +279,29 @@ def _state_of(path: Path) -> tuple[int, int, int]:
 
 
 def _field(column: Column) -> Field:
-    low, high = _RANGES.get(column.name, (None, None))
+    low, high = _RANGES.get(column.name, (-_MOST, _MOST)) if column.dtype == "float" else (None, None)
     return Field(column.name, column, minimum=low, maximum=high)
+
+
+def _find_bad_ids(ids: pl.Series, block: bytes | None = None) -> np.ndarray:
+    """(m,) bool: no id at all; `block` is the CSV that they stand in, whose bytes can spare a look at each."""
+    sizes = ids.str.len_bytes()
+    is_bad = sizes == 0
+    if (sizes.max() or 0) > ID_LENGTH:  # type: ignore[operator]
+        is_bad |= ids.str.len_chars() > ID_LENGTH
+    if block is None or b"?" in block:
+        is_bad |= ids == "?"
+    if block is None or not block.isascii() or _DELETE in block:
+        is_bad |= ids.str.contains(_UNPRINTABLE)
+    return is_bad.fill_null(True).to_numpy()
+
+
+def _count_separators(data: np.ndarray) -> int:
+    """Commas that stand in no quoted field, of bytes whose quotes are plain."""
+    commas, quotes = data == _COMMA, np.flatnonzero(data == _QUOTE)
+    if not len(quotes):
+        return int(np.count_nonzero(commas))
+    return int(np.count_nonzero(np.searchsorted(quotes, np.flatnonzero(commas)) % 2 == 0))
 
 
 def _find_bad(values: np.ndarray, fields: Sequence[Field]) -> np.ndarray | None:
@@ -246,13 +309,10 @@ def _find_bad(values: np.ndarray, fields: Sequence[Field]) -> np.ndarray | None:
     if not len(values):
         return None
     low, high = values.min(axis=0), values.max(axis=0)
-    limits = [(-np.inf if f.minimum is None else f.minimum, np.inf if f.maximum is None else f.maximum) for f in fields]
-    is_fine = all(a <= x and y <= b for x, y, (a, b) in zip(low, high, limits, strict=True))  # nan is not
-    if is_fine and np.isfinite(low).all() and np.isfinite(high).all():
+    least, most = (np.array([getattr(f, end) for f in fields], dtype=np.float64) for end in ("minimum", "maximum"))
+    if (low >= least).all() and (high <= most).all():  # nan is neither
         return None
-    return np.column_stack([
-        ~(np.isfinite(v) & (v >= a) & (v <= b)) for v, (a, b) in zip(values.T, limits, strict=True)
-    ])  # fmt: skip
+    return ~((values >= least) & (values <= most))
 
 
 def _rejected(offset: int, column: Values, row: int) -> Rejected:

@@ -167,9 +167,9 @@ def _text_type(dtype: str) -> pa.DataType:
 
 def _parse_well_formed(block: bytes, shape: FileShape, header: Header) -> pa.Table | None:
     """The parsed block if every line of it is exactly one well-formed record, else None."""
-    if b"\0" in block or block.count(b"\r") != block.count(b"\r\n") or _may_hold_long_line(block):
+    if b"\0" in block or block.count(b"\r") != block.count(b"\r\n") or may_hold_long_line(block):
         return None
-    if not _is_utf8(block) or not _has_plain_quotes(block):
+    if not is_utf8(block) or not has_plain_quotes(block):
         return None
     try:
         table = _parse(block, shape, header)
@@ -178,20 +178,20 @@ def _parse_well_formed(block: bytes, shape: FileShape, header: Header) -> pa.Tab
     return table if table.num_rows == block.count(b"\n") else None
 
 
-def _may_hold_long_line(block: bytes) -> bool:
+def may_hold_long_line(block: bytes) -> bool:
     """Whether a line can be over MAX_LINE_BYTES: it would fill one of these steps without a newline."""
     step = MAX_LINE_BYTES // 2
     return any(block.find(b"\n", start, start + step) < 0 for start in range(0, len(block) - step, step))
 
 
-def _is_utf8(block: bytes) -> bool:
+def is_utf8(block: bytes) -> bool:
     try:
         return block.isascii() or bool(block.decode())
     except UnicodeDecodeError:
         return False
 
 
-def _has_plain_quotes(block: bytes) -> bool:
+def has_plain_quotes(block: bytes) -> bool:
     """Whether quotes only open a field right after a delimiter and close it right before one."""
     if b'"' not in block:
         return True
@@ -227,7 +227,7 @@ def _judge_line(line: bytes, pattern: re.Pattern[bytes]) -> Problem | None:
     line = line.rstrip(b"\r")
     unreadable = (
         (len(line) > MAX_LINE_BYTES, TOO_LONG), (b"\0" in line, NUL_BYTE),
-        (not _is_utf8(line), NOT_UTF8), (b"\r" in line, LINE_BREAK),
+        (not is_utf8(line), NOT_UTF8), (b"\r" in line, LINE_BREAK),
     )  # fmt: skip
     for is_broken, problem in unreadable:
         if is_broken:

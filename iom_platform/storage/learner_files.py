@@ -7,22 +7,27 @@ A CSV, its .gz and the archive hold the same compressed bytes: gzip allows a fil
 and a tar is what the members of its archive unpack to.
 """
 
+import csv
+import errno
 import fcntl
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import astuple, dataclass, fields
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 from isal import igzip
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 LEARNERS = "learner_clusters"
 CSV, GZIP, PARQUET = f"{LEARNERS}.csv", f"{LEARNERS}.csv.gz", f"{LEARNERS}.parquet"
@@ -44,6 +49,12 @@ class OutputRefused(ValueError):
     exit_code = 2
 
 
+class NotWritten(RuntimeError):
+    """The disk did not take the files; one sentence says so, and the remedy."""
+
+    exit_code = 1
+
+
 @dataclass(frozen=True)
 class Rows:
     """Consecutive learners as they are written: CSV and its gzip member (empty without --csv), and the Arrow table."""
@@ -53,11 +64,11 @@ class Rows:
     table: pa.Table
 
 
-def shape_rows(frame: pl.DataFrame, *, lines: bytes | None, is_first: bool, with_csv: bool) -> Rows:
+def shape_rows(frame: pl.DataFrame, *, given: int, lines: bytes | None, is_first: bool, with_csv: bool) -> Rows:
     """Rows ready to be written; it may be called for several blocks at once.
 
-    frame: learner_id, the features, cluster_* and then perhaps a confidence. lines: the rows up to the features as they
-    were delivered; without them they are written anew.
+    frame: learner_id and the features, which are the `given` columns, cluster_* and then perhaps a confidence. lines: the
+    given columns' rows as they were delivered; without them they are written anew.
     """
     from iom_platform.storage.csv_lines import append_fields
 
@@ -68,8 +79,9 @@ def shape_rows(frame: pl.DataFrame, *, lines: bytes | None, is_first: bool, with
             frame.write_csv(text, include_header=is_first)
         else:
             frame.clear().write_csv(text, include_header=is_first)
-            labels = [frame[name].to_numpy() for name in frame.columns if name.startswith(CLUSTER)]
-            shares = [frame[name].to_numpy() for name in frame.columns if name.endswith(CONFIDENCE)]
+            added = frame.columns[given:]
+            labels = [frame[name].to_numpy() for name in added if name.startswith(CLUSTER)]
+            shares = [frame[name].to_numpy() for name in added if name.endswith(CONFIDENCE)]
             text.write(append_fields(lines, labels, shares[0] if shares else None))
         csv = text.getvalue()
         packed = _pack(csv, _LEVEL)
@@ -86,6 +98,7 @@ class LearnerFiles:
         self._parquet: pyarrow.parquet.ParquetWriter | None = None
         self._encoder = ThreadPoolExecutor(1)
         self._encoding: Future[None] | None = None
+        self._rejected: TextIO | None = None
         self._tar: BinaryIO = (folder / ARCHIVE).open("wb")
 
     def add(self, rows: Rows) -> None:
@@ -102,22 +115,35 @@ class LearnerFiles:
             self._encoding.result()
         self._encoding = self._encoder.submit(self._parquet.write_table, rows.table)
 
+    def reject(self, records: "Iterable[DataclassInstance]") -> None:
+        """Write records that were left out, a row for each with its fields as columns."""
+        for one in records:
+            if self._rejected is None:
+                self._rejected = (self._folder / REJECTED).open("w", encoding="utf-8", newline="")
+                csv.writer(self._rejected, lineterminator="\n").writerow(field.name for field in fields(one))
+            csv.writer(self._rejected, lineterminator="\n").writerow(astuple(one))
+
     def close_rows(self) -> None:
         if self._encoding is not None:
             self._encoding.result()
             self._encoding = None
         self._encoder.shutdown()
-        for file in (self._csv, self._gzip, self._parquet):
+        for file in (self._csv, self._gzip, self._parquet, self._rejected):
             if file is not None:
                 file.close()
 
-    def close_archive(self) -> None:
-        self._tar.close()
+    def give_up(self) -> None:
+        """Close what is open; what cannot be written any more is of no use."""
+        self._encoder.shutdown()
+        for file in (self._csv, self._gzip, self._parquet, self._rejected, self._tar):
+            if file is not None:
+                with suppress(OSError):
+                    file.close()
 
     def archive_rows(self) -> None:
         """Put the files of rows, which are closed then, into the archive; it can be done beside other work."""
         self.close_rows()
-        for name in (CSV, GZIP, PARQUET):
+        for name in (CSV, GZIP, PARQUET, REJECTED):
             self._archive(name)
 
     def finish(self, small: Mapping[str, bytes]) -> list[Path]:
@@ -164,14 +190,28 @@ def _pack(content: bytes, level: int) -> bytes:
     return igzip.compress(content, compresslevel=level, mtime=0) if content else b""
 
 
+def check_outputs(out: Path, source: Path) -> None:
+    """Raise OutputRefused where `out` cannot take the files of a run, or where they would replace the one that is read."""
+    if out.exists() and not out.is_dir():
+        raise OutputRefused(f"{out} is a file; name a folder")
+    folder = out / _UNFINISHED
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise OutputRefused(f"{folder} is no folder of an earlier run; remove it, or name another folder")
+    for name in ALL:
+        if (out / name).is_dir():
+            raise OutputRefused(f"{out / name} is a folder where a file belongs; remove it, or name another folder")
+        if (out / name).exists() and (out / name).samefile(source):
+            raise OutputRefused(f"{out / name} is the file to read, and would be replaced; name another folder")
+    if folder.exists() and source.parent.samefile(folder):
+        raise OutputRefused(f"{source} is what a killed run left, and would be cleared; name the file that it read")
+
+
 @contextmanager
 def open_outputs(out: Path, *, with_csv: bool = True) -> Iterator[LearnerFiles]:
     """A place for the files of one run; whatever is not finished is removed, also what a killed run left.
 
-    Raises OutputRefused where `out` is no folder or another run writes to it.
+    Raises OutputRefused where another run writes there, and NotWritten where the disk does not take the files.
     """
-    if out.exists() and not out.is_dir():
-        raise OutputRefused(f"{out} is a file; name a folder")
     folder = out / _UNFINISHED
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
@@ -187,9 +227,16 @@ def open_outputs(out: Path, *, with_csv: bool = True) -> Iterator[LearnerFiles]:
         files = LearnerFiles(out, folder, with_csv=with_csv)
         try:
             yield files
+        except OSError as error:
+            if error.filename:
+                raise
+            # a write to a file that is open names none
+            reason = os.strerror(error.errno or errno.EIO).lower()
+            raise NotWritten(
+                f"{out} did not take all files ({reason}); make room there, or name another folder"
+            ) from None
         finally:
-            files.close_rows()
-            files.close_archive()
+            files.give_up()
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(lock)

@@ -187,6 +187,17 @@ def test_damaged_records_are_counted_and_the_others_clustered(learners: Path, tm
         ("learner_id,a,b\n1,2,3\n", ("--sample", "1"), 2, "--sample is 1"),
         ("learner_id,a,b\n1,2,3\n", ("--algorithms", "kmeans,ward"), 2, "must be of kmeans, gmm, each once"),
         ("learner_id,a,b\n1,2,3\n", ("--features", "a,a"), 2, "must name each column once"),
+        ("learner_id,a,b\n1,2,3\n", ("--features", "a,A"), 2, "must name each column once"),
+        ("learner_id,a,b\n1,2,3\n", ("--features", "a,Learner_ID"), 2, "must name each column once"),
+        (
+            "learner_id,a,cluster_gmm\n1,2,3\n",
+            ("--features", "a,cluster_gmm"),
+            2,
+            "cluster_gmm, which is a column of the result",
+        ),
+        ("learner_id,a,gmm_confidence\n1,2,3\n", ("--features", "a,gmm_confidence"), 2, "is a column of the result"),
+        ("learner_id,a,b\n1,2,3\n", ("--seed", str(2**32)), 2, "less than or equal to 4294967295"),
+        ("learner_id,a,b\n1,1e300,3\n2,-1e300,3\n", (), 4, "2 times a: outside -1e+15 to 1e+15"),
     ],
 )
 def test_what_allows_no_clusters_is_refused_and_writes_nothing(
@@ -223,6 +234,75 @@ def test_few_learners_get_clusters_too(tmp_path: Path, features: list[str]) -> N
     done = _cluster(file, out, "--k", "5", features=features)
     assert done.returncode == 0, done.stderr
     assert sorted(pd.read_csv(out / "learner_clusters.csv").cluster_kmeans) == [0, 1, 2, 3, 4]
+
+
+def test_features_may_be_named_like_a_cluster_or_a_confidence(learners: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "learners.csv", tmp_path / "out"
+    names = {"avg_score": "cluster_size", "accuracy": "self_confidence"}
+    pd.read_csv(learners).rename(columns=names)[["learner_id", *names.values()]].to_csv(file, index=False)
+    assert _cluster(file, out, features=list(names.values())).returncode == 0
+    rows = pd.read_csv(out / "learner_clusters.csv")
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(out / "learner_clusters.parquet"), rows, check_dtype=False, check_exact=True
+    )
+    assert list(rows)[3:] == ["cluster_kmeans", "cluster_gmm", "gmm_confidence"]
+    assert set(rows.cluster_gmm) == {0, 1, 2}
+
+
+def test_the_file_that_is_read_is_never_replaced(learners: Path, made: Path) -> None:
+    before = {path.name: path.read_bytes() for path in made.iterdir()}
+    for name in ("learner_clusters.csv", "learner_clusters.parquet"):
+        done = _cluster(made / name, made, "--no-csv")
+        assert (done.returncode, "is the file to read, and would be replaced" in done.stderr) == (2, True), done.stderr
+    assert {path.name: path.read_bytes() for path in made.iterdir()} == before
+
+
+def test_what_lies_in_the_way_is_refused_and_left_alone(learners: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    for folder in (out, other):
+        folder.mkdir()
+    (other / "kept").write_text("mine")
+    (out / ".unfinished").symlink_to(other)
+    done = _cluster(learners, out)
+    assert (done.returncode, "is no folder of an earlier run" in done.stderr) == (2, True), done.stderr
+    assert (other / "kept").read_text() == "mine"
+    (out / ".unfinished").unlink()
+    (out / "kmeans.joblib").mkdir()
+    done = _cluster(learners, out)
+    assert (done.returncode, "is a folder where a file belongs" in done.stderr) == (2, True), done.stderr
+    assert [path.name for path in out.iterdir()] == ["kmeans.joblib"]
+    left = out / ".unfinished" / "learners.csv"
+    left.parent.mkdir()
+    left.write_bytes(learners.read_bytes())
+    (out / "kmeans.joblib").rmdir()
+    done = _cluster(left, out)
+    assert (done.returncode, "would be cleared" in done.stderr) == (2, True), done.stderr
+    assert left.exists()
+
+
+@pytest.mark.parametrize("kilobytes", [10, 300])
+def test_a_full_disk_is_told_and_leaves_an_earlier_result_alone(learners: Path, tmp_path: Path, kilobytes: int) -> None:
+    out = tmp_path / "out"
+    assert _cluster(learners, out).returncode == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    # a file that may not grow fails as one does on a full disk
+    command = f'ulimit -f {kilobytes * 1024 // 512}; exec "$0" "$@"'
+    iom = str(Path(sys.executable).parent / "iom")
+    arguments = ["cluster", str(learners), "--features", ",".join(FEATURES), "--out", str(out)]
+    done = subprocess.run(["sh", "-c", command, iom, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, "did not take all files (file too large); make room there" in done.stderr) == (1, True), (
+        done.stderr
+    )
+    assert "Traceback" not in done.stderr
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_ctrl_c_leaves_nothing_that_looks_finished(learners: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code = _KILLED.replace("os.kill(os.getpid(), signal.SIGKILL)", "os.kill(os.getpid(), signal.SIGINT)")
+    arguments = ["archive_rows", "cluster", str(learners), "--features", ",".join(FEATURES), "--out", str(out)]
+    assert subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, check=False).returncode == 130
+    assert not list(out.iterdir())
 
 
 def test_without_csv_only_parquet_holds_rows(learners: Path, made: Path, tmp_path: Path) -> None:

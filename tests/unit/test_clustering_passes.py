@@ -74,6 +74,23 @@ def test_rows_far_from_every_component_have_a_finite_likelihood() -> None:
     assert np.isfinite(fit.parameters.means).all()
 
 
+def test_a_narrow_component_far_out_has_the_smallest_volume_that_is_allowed() -> None:
+    # a value that one learner in a hundred has: its variance is what rounding leaves of a square
+    rng = np.random.default_rng(4)
+    rare = rng.random(20_000) < 0.001
+    rows = np.column_stack([rng.normal(size=len(rare)), (rare - rare.mean()) / rare.std()])
+    columns = np.ascontiguousarray(rows.T, dtype=np.float32)
+    start = Mixture(np.full(2, 0.5), np.array([[0.0, 0.0], [0.0, 30.0]]), np.stack([np.eye(2)] * 2))
+    ours = fit_mixture(columns, start, max_iterations=50, tolerance=1e-4, floor=1e-6)
+    theirs = GaussianMixture(2, weights_init=start.weights, means_init=start.means, precisions_init=start.covariances,
+                             max_iter=50, tol=1e-4).fit(rows)  # fmt: skip
+    assert ours.parameters.means == pytest.approx(theirs.means_, abs=1e-2)
+    assert np.linalg.eigvalsh(ours.parameters.covariances).min() >= 0.9e-6
+    roots = np.swapaxes(np.linalg.inv(np.linalg.cholesky(ours.parameters.covariances)), 1, 2)
+    labels, _ = assign_mixture(rows, ours.parameters.weights, ours.parameters.means, roots)
+    assert labels.tolist() == theirs.predict(rows).tolist() == rare.astype(int).tolist()
+
+
 def test_a_component_without_volume_is_told() -> None:
     columns = np.repeat(_columns(1, 100), 2, axis=0)
     start = Mixture(np.ones(1), np.zeros((1, 2)), np.zeros((1, 2, 2)))

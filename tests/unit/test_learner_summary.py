@@ -3,14 +3,19 @@
 What becomes of them is tested in tests/integration/test_cluster.py.
 """
 
+import random
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from iom_platform.extract import learner_summary
+from iom_platform.extract.learner_columns import read_columns
 from iom_platform.extract.learner_summary import LearnerFile, find_repeated
+from iom_platform.extract.lines import parse_block
 from iom_platform.extract.source import DeliveryRefused
 
 FEATURES = ("avg_score", "accuracy")
@@ -50,6 +55,10 @@ def _read(file: LearnerFile) -> tuple[list[str], list[list[float]], list[tuple[i
         ("x,50,0\0.5", "", "NUL byte"),
         ('x,50,"0.5', "", "quote that does not close"),
         ("x" * 65 + ",50,0.5", "learner_id", "not an id of at most 64 printable characters"),
+        ("x\x7f,50,0.5", "learner_id", "not an id of at most 64 printable characters"),
+        ("x\u00a0,50,0.5", "learner_id", "not an id of at most 64 printable characters"),
+        ("x\u200b,50,0.5", "learner_id", "not an id of at most 64 printable characters"),
+        ("?,50,0.5", "learner_id", "missing value"),
     ],
 )
 def test_a_bad_record_is_rejected_alone(tmp_path: Path, line: str, column: str, rule: str) -> None:
@@ -62,6 +71,63 @@ def test_a_bad_record_is_rejected_alone(tmp_path: Path, line: str, column: str, 
 def test_bytes_that_are_no_text_are_rejected_alone(tmp_path: Path) -> None:
     ids, _, rejected = _read(_write(tmp_path, HEAD.encode() + b"a,1,0.1\n\xff\xfe,2,0.2\nb,3,0.3"))
     assert (ids, rejected) == (["a", "b"], [(2, "", "not UTF-8")])
+
+
+@pytest.mark.parametrize("line", ["x,50,0.5,n,9", "x,50,0.5", "x,50,0.5,n,9\ny,50,0.5", '"x",50,0.5,n,9\n"y",50,"0.5"'])
+def test_fields_are_counted_where_nobody_asks_for_the_last_column(tmp_path: Path, line: str) -> None:
+    ids, _, rejected = _read(_write(tmp_path, f"{HEAD[:-1]},note\na,1,0.1,n\n{line}\nb,2,0.2,\n"))
+    assert ids == ["a", "b"]
+    assert {one[2] for one in rejected} == {"wrong number of fields"}
+    assert len(rejected) == line.count("\n") + 1
+
+
+_ODD_IDS = ("a", "b1", "é", "a\x7f", "a\u00a0", "\u2028", '"x"', '"x,y"', 'a"b', '"a""b"', '""', "null", "NaN",
+            "?", "", "x" * 65, "é" * 40, "#c")  # fmt: skip
+_ODD_NUMBERS = ("1", "+1", "-0", ".5", "5.", "1e5", "1E+2", "1_0", "0x10", "1e400", "Infinity", "NaN", "1d5", "1e-400", "", "?",
+                "007", "true", "null", "1.2.3", '"1.5"', '1"', '""', "9007199254740993", "1e15", "1.1e15", "-1e300")  # fmt: skip
+
+
+def test_a_line_is_too_long_wherever_it_stands(tmp_path: Path) -> None:
+    _, _, rejected = _read(_write(tmp_path, f"{HEAD[:-1]},note\na,1,0.1,n\nb,1,0.1,{'n' * (2 << 20)}\nc,1,0.1,n\n"))
+    assert rejected == [(2, "", "record longer than 1 MiB")]
+
+
+def test_both_ways_to_read_a_block_find_the_same(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    rng = random.Random(2)
+    path = tmp_path / "learners.csv"
+    path.write_text("learner_id,hits,gain,note\n")
+    file = LearnerFile(path, ("hits", "gain"))
+    assert file._header is not None
+    looked_at = 0
+    for _ in range(1500):
+        lines = []
+        for _ in range(rng.randint(1, 3)):
+            fields = [
+                rng.choice(_ODD_IDS),
+                *(rng.choice(_ODD_NUMBERS) if rng.random() < 0.2 else "2" for _ in "ab"),
+                "n",
+            ]
+            lines.append(",".join(fields[: rng.choice((4, 4, 4, 3))]) + rng.choice(("", "", "", ",9")))
+        block = (rng.choice(("\n", "\r\n")).join(lines) + "\n").encode()
+        clean = file._read_clean(block, file._header)
+        if clean is not None:
+            careful = file._read_carefully(parse_block(block, file._shape, file._header))
+            assert (clean.ids.to_list(), clean.values.tolist()) == (careful.ids.to_list(), careful.values.tolist()), (
+                block
+            )
+            assert not careful.rejected, block
+            looked_at += 1
+    assert looked_at > 100
+    assert not recwarn.list, "polars warns of quotes in its own words"
+
+
+@pytest.mark.parametrize("value", ["1e300", "-1.7976931348623157e308", "1.1e15"])
+def test_a_number_too_large_to_be_squared_is_rejected_alone(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "learners.csv"
+    path.write_text(f"learner_id,hits,gain\na,1,-1e15\nx,{value},1\nb,1e-300,2\n")
+    ids, values, rejected = _read(LearnerFile(path, ("hits", "gain")))
+    assert (ids, values) == (["a", "b"], [[1, -1e15], [1e-300, 2]])
+    assert rejected == [(2, "hits", "outside -1e+15 to 1e+15")]
 
 
 @pytest.mark.parametrize(
@@ -156,9 +222,46 @@ def test_parquet_is_judged_by_the_same_rules(tmp_path: Path) -> None:
         (2, "learner_id", "missing value"), (3, "avg_score", "missing value"), (4, "learner_id", "missing value"),
         (5, "avg_score", "number that is not finite"), (6, "avg_score", "outside 0 to 100"),
     ]  # fmt: skip
+    table = table.with_columns(
+        learner_id=pl.Series(["a", "?", "b\u200b", "é" * 40, "é" * 65, " d", "7"]), avg_score=1.0
+    )
+    table.rename({"accuracy": "Accuracy"}).with_columns(pl.lit(1).alias("a, b")).write_parquet(path)
+    ids, _, rejected = _read(LearnerFile(path, FEATURES))
+    assert ids == ["a", "é" * 40, " d", "7"]
+    assert [one[2] for one in rejected] == ["missing value", *["not an id of at most 64 printable characters"] * 2]
     table.with_columns(accuracy=pl.lit("x")).write_parquet(path)
     with pytest.raises(DeliveryRefused, match=r"column accuracy is of type .*; write it as a number"):
+        LearnerFile(path, FEATURES)
+    wide = pa.table({"learner_id": ["a"], "avg_score": [1.0], "accuracy": pa.array([1]).cast(pa.decimal256(50, 3))})
+    pyarrow.parquet.write_table(wide, path)
+    with pytest.raises(DeliveryRefused, match=r"column accuracy is of type decimal256.*; write it as a number"):
         LearnerFile(path, FEATURES)
     table.rename({"accuracy": "acuracy"}).write_parquet(path)
     with pytest.raises(DeliveryRefused, match="the nearest is acuracy: rename it"):
         LearnerFile(path, FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("ids", "kind"),
+    [
+        (pl.Series([1.0, 2.0]), "double"), (pl.Series([b"\xff", b"a"]), "large_binary"), (pl.Series([["a"], ["b"]]), "list"),
+        (pl.Series([1, 2]).cast(pl.Decimal(10, 2)), "decimal"),
+    ],
+)  # fmt: skip
+def test_an_id_in_parquet_is_text_or_a_whole_number(tmp_path: Path, ids: pl.Series, kind: str) -> None:
+    path, numbers = tmp_path / "learners.parquet", pl.Series([1, 2]).cast(pl.Decimal(10, 2))
+    pl.DataFrame({"learner_id": ids, "avg_score": numbers, "accuracy": numbers}).write_parquet(path)
+    with pytest.raises(DeliveryRefused, match=f"learner_id is of type .*{kind}.*; write it as text or a whole number"):
+        LearnerFile(path, FEATURES)
+    for good in (pl.Series([1, 2]), pl.Series(["1", "2"], dtype=pl.Categorical)):
+        pl.DataFrame({"learner_id": good, "avg_score": numbers, "accuracy": numbers}).write_parquet(path)
+        assert _read(LearnerFile(path, FEATURES)) == (["1", "2"], [[1, 1], [2, 2]], [])
+
+
+def test_what_varies_less_than_float32_can_tell_is_constant(tmp_path: Path) -> None:
+    path = tmp_path / "learners.csv"
+    path.write_text("learner_id,hits,gain\n" + "".join(f"s{i},{i}e-41,{i}e-30\n" for i in range(9)))
+    learners = read_columns(LearnerFile(path, ("hits", "gain")))
+    assert learners is not None
+    assert learners.columns[0].tolist() == [0] * 9
+    assert learners.columns[1].std() == pytest.approx(1)

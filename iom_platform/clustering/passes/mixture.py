@@ -106,13 +106,17 @@ def _expect(columns, low, high, roots, shifts, levels, members, first, second): 
 
 
 def _maximize(members: np.ndarray, first: np.ndarray, second: np.ndarray, floor: float) -> Mixture:
-    """The M step: the mixture whose moments these sums are; `floor` is added to each variance."""
+    """The M step: the mixture whose moments these sums are; `floor` is added to each variance, and none is below it."""
     total = np.maximum(members, 10 * np.finfo(np.float64).eps)
     means = first / total[:, None]
     lower = second / total[:, None, None]
     full = lower + np.swapaxes(np.tril(lower, -1), 1, 2)
     covariances = full - means[:, :, None] * means[:, None, :]
     covariances[:, np.arange(means.shape[1]), np.arange(means.shape[1])] += floor
+    # of a component far out and narrow, such as a rare value, the rounding of the moments can leave less than nothing
+    values, axes = np.linalg.eigh(covariances)
+    narrow = values[:, 0] < floor
+    covariances[narrow] = (axes * np.maximum(values, floor)[:, None, :] @ np.swapaxes(axes, 1, 2))[narrow]
     return Mixture(members / members.sum(), means, covariances)
 
 
