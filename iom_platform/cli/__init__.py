@@ -7,7 +7,7 @@ import os
 import sys
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -156,12 +156,24 @@ def cluster(
     sample: Annotated[int, typer.Option("--sample", help="Learners that the silhouette is taken on.")] = 100_000,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Same file and seed, same clusters.")] = 7,
     no_csv: Annotated[bool, typer.Option("--no-csv", help="Write no CSV and no .csv.gz, Parquet alone.")] = False,
+    postgres: Annotated[
+        Literal["replace", "upsert"] | None,
+        typer.Option("--postgres", help="Also to learners.learner_clusters on the server of IOM_POSTGRES_URL."),
+    ] = None,
+    mongo: Annotated[
+        str | None, typer.Option("--mongo", metavar="URL", help="Also to a MongoDB server, by learner_id.")
+    ] = None,
+    database: Annotated[str | None, typer.Option("--db", metavar="NAME", help="Database of --mongo.")] = None,
+    collection: Annotated[
+        str | None, typer.Option("--collection", metavar="NAME", help="Collection of --mongo.")
+    ] = None,
 ) -> None:
     """Cluster the learners of one file of any size, with profiles, models and a report; no home, no server."""
-    from iom_platform.cli.cluster import Request, cluster_file
+    from iom_platform.cli.cluster import Request, cluster_file, find_uploads
 
     request = Request(_names(features), _names(algorithms), k=k, sample=sample, seed=seed)
-    cluster_file(file, request, out, with_csv=not no_csv)
+    uploads = find_uploads(postgres=postgres, mongo=mongo, database=database, collection=collection)
+    cluster_file(file, request, out, with_csv=not no_csv, uploads=uploads)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from iom_platform.extract.learner_columns import LearnerColumns
     from iom_platform.extract.learner_summary import Batch, LearnerFile
     from iom_platform.storage.learner_files import LearnerFiles, Rows
+    from iom_platform.storage.learner_postgres import Mode
 
 ALGORITHMS = ("kmeans", "gmm")
 MOST_CLUSTERS = 100  # a label is written with two digits
@@ -88,13 +89,42 @@ class Steps:
         print(f"  {name}: {self.seconds[name]:.1f} s", file=sys.stderr)
 
 
-def cluster_file(path: Path, request: Request, out: Path, *, with_csv: bool) -> None:
-    """Cluster the learners of a file and write everything to the folder `out`."""
+class Upload(Protocol):
+    """A place for the rows beside the files; both raise errors of one sentence."""
+
+    def check(self, features: Sequence[str]) -> None: ...
+
+    def upload(self, file: Path) -> str: ...
+
+
+def find_uploads(
+    *, postgres: "Mode | None", mongo: str | None, database: str | None, collection: str | None
+) -> list[Upload]:
+    """Where the rows shall go beside the files; raises UsageError."""
+    found: list[Upload] = []
+    if postgres is not None:
+        from iom_platform.settings import load_settings
+        from iom_platform.storage.learner_postgres import PostgresTable
+
+        found.append(PostgresTable(load_settings().postgres_url, postgres))
+    if any((mongo, database, collection)):
+        if not (mongo and database and collection):
+            raise UsageError("--mongo, --db and --collection go together: --mongo URL --db iom --collection learners")
+        from iom_platform.storage.learner_mongo import MongoCollection
+
+        found.append(MongoCollection(mongo, database, collection))
+    return found
+
+
+def cluster_file(path: Path, request: Request, out: Path, *, with_csv: bool, uploads: Sequence[Upload] = ()) -> None:
+    """Cluster the learners of a file, write everything to the folder `out`, and then upload the rows."""
     from iom_platform.extract.learner_columns import read_columns
     from iom_platform.extract.learner_summary import LearnerFile
-    from iom_platform.storage.learner_files import check_outputs, open_outputs
+    from iom_platform.storage.learner_files import PARQUET, check_outputs, open_outputs
 
     request.check()
+    for one in uploads:
+        one.check(request.features)
     steps, file = Steps(), LearnerFile(path, request.features)
     check_outputs(out, path)
     for notice in file.notices:
@@ -109,6 +139,10 @@ def cluster_file(path: Path, request: Request, out: Path, *, with_csv: bool) -> 
         with steps.step("archive"):
             made = outputs.finish(small)
     _tell(facts, out, made)
+    for one in uploads:
+        with steps.step("upload"):
+            told = one.upload(out / PARQUET)
+        print(f"Uploaded: {told}")
 
 
 def _import_maths() -> None:

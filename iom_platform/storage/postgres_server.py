@@ -94,7 +94,7 @@ def find_server(settings: Settings) -> Server | None:
     """The server where it runs, else None; starts and creates nothing. Raises ServerError."""
     if settings.postgres_url is None:
         return _attach(settings.home.resolve() / "postgres")
-    server, connection = _open_external(settings.postgres_url)
+    server, connection = open_external(settings.postgres_url)
     connection.close()
     return server
 
@@ -120,7 +120,7 @@ def server_status(settings: Settings) -> dict[str, str]:
         server = _parse_url(settings.postgres_url)[0]
         status = {"kind": "external", "location": server.location}
         try:
-            _open_external(settings.postgres_url)[1].close()
+            open_external(settings.postgres_url)[1].close()
         except ServerError as error:
             return {**status, "state": "unusable", "problem": str(error)}
         return {**status, "state": "running"}
@@ -364,7 +364,7 @@ def _parse_url(url: str) -> tuple[Server, str]:
     return server, unquote(parts.path.lstrip("/")) or "postgres"
 
 
-def _open_external(url: str) -> tuple[Server, psycopg2.extensions.connection]:
+def open_external(url: str) -> tuple[Server, psycopg2.extensions.connection]:
     """The server and a connection to the database that the URL names; refuses an old version."""
     server, database = _parse_url(url)
     try:
@@ -385,7 +385,7 @@ def _open_external(url: str) -> tuple[Server, psycopg2.extensions.connection]:
 
 def _ensure_external(url: str) -> Server:
     """Create the databases that are missing and permitted."""
-    server, connection = _open_external(url)
+    server, connection = open_external(url)
     with contextlib.closing(connection):
         connection.autocommit = True
         with connection.cursor() as cursor:
