@@ -3,6 +3,7 @@
 The passes over the rows are tested against scikit-learn in tests/unit/test_clustering_passes.py.
 """
 
+import errno
 import gzip
 import io
 import json
@@ -295,6 +296,17 @@ def test_a_full_disk_is_told_and_leaves_an_earlier_result_alone(learners: Path, 
     )
     assert "Traceback" not in done.stderr
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_what_cannot_be_closed_on_a_full_disk_does_not_hide_the_reason(tmp_path: Path) -> None:
+    from iom_platform.storage.learner_files import NotWritten, open_outputs
+
+    out = tmp_path / "out"
+    with pytest.raises(NotWritten, match="no space left on device"), open_outputs(out, with_csv=False) as files:
+        files._csv = Path("/dev/full").open("wb")  # noqa: SIM115 # closed by what is tested
+        files._csv.write(b"waits in memory until the file is closed")
+        raise OSError(errno.ENOSPC, "no name of a file")
+    assert not list(out.iterdir())
 
 
 def test_ctrl_c_leaves_nothing_that_looks_finished(learners: Path, tmp_path: Path) -> None:
