@@ -10,7 +10,7 @@ MONIC (Spiliopoulou, Ntoutsi, Theodoridis, Schult 2006), with overlaps of member
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
@@ -74,8 +74,7 @@ def trace_clusters(
     for j, cluster in enumerate(new):
         i = kept.get(j)
         parent = pairs.parent(j) if i is None else i
-        # no new cluster may take a uid of before, also where it was left without a heir
-        taken = {*former_uids.values(), *uids.values()}
+        taken = former_uids.values()  # nobody may be born with a uid that another carries, or that ends now
         uids[cluster] = _give_uid(cluster, pairs.centers[j], taken) if i is None else former_uids[old[i]]
         change = "same" if i is not None else "born" if parent is None else "split"
         from_uid = None if parent is None else former_uids[old[parent]]
@@ -153,7 +152,7 @@ class _Pairs:
         from scipy.optimize import linear_sum_assignment
 
         is_near = self.overlap >= MIN_OVERLAP
-        worth = np.where(is_near, self.overlap - _DISTANCE_WEIGHT * np.nan_to_num(self.distance), 0.0)
+        worth = np.where(is_near, self.overlap - _DISTANCE_WEIGHT * self.distance, 0.0)
         places = zip(*linear_sum_assignment(worth, maximize=True), strict=True)
         return {int(j): int(i) for i, j in places if is_near[i, j]}
 
@@ -187,7 +186,7 @@ def _centers(members: list[np.ndarray], scaled: np.ndarray) -> np.ndarray:
     return np.array([np.broadcast_to(center, scaled.shape[1]) for center in centers]).reshape(-1, scaled.shape[1])
 
 
-def _give_uid(cluster: int, center: np.ndarray, taken: set[str]) -> str:
+def _give_uid(cluster: int, center: np.ndarray, taken: Collection[str]) -> str:
     """A uid of what the cluster is at its birth, never drawn: a replay, or a home of other pseudonyms, gives it again.
 
     The fit key would not do: it is a digest of demographics too, and they must leave no trace in clusters and levels.
