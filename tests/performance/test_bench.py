@@ -101,10 +101,11 @@ def test_the_line_of_a_step_is_read_with_and_without_what_it_decided() -> None:
 
 
 @pytest.mark.performance
-def test_what_a_person_waits_for_is_timed(tmp_path: Path) -> None:
+def test_what_a_person_waits_for_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing, doctor = "nothing: python -c pass", "iom doctor"
+    monkeypatch.setattr(hand, "COMMANDS", {name: hand.COMMANDS[name] for name in (nothing, doctor)})
     seconds = hand.time_commands(tmp_path / "home", repeats=1)
-    assert set(seconds) == set(hand.COMMANDS)
-    assert 0 < seconds["nothing: python -c pass"] < seconds["import iom_platform.definitions"]
+    assert 0 < seconds[nothing] < seconds[doctor]
 
 
 @pytest.mark.performance

@@ -1,6 +1,6 @@
 """The passes over many rows against scikit-learn and numpy, from the same starts, and on any number of threads.
 
-The command that uses them is tested in tests/integration/test_cluster.py.
+The command that uses them is tested in tests/unit/test_cluster_command.py.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Learner summaries as they are read: every record is good or rejected with its rule, however the block came to be read.
 
-What becomes of them is tested in tests/integration/test_cluster.py.
+What becomes of them is tested in tests/unit/test_cluster_command.py.
 """
 
 import random
