@@ -283,8 +283,7 @@ def _free_port() -> int:
 def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server of MongoDB's protocol on loopback."""
     command = shutil.which("nx-27017", path=str(Path(sys.executable).parent))
-    if command is None:
-        pytest.skip("nx-27017 of the wheel neosqlite[nx27017], which stands in for MongoDB, is not installed")
+    assert command, "nx-27017 of the wheel neosqlite[nx27017], which stands in for MongoDB, comes with the lock"
     folder, port = tmp_path_factory.mktemp("mongo"), _free_port()
     files = ["--log-file", str(folder / "log"), "--pid-file", str(folder / "pid")]
     server = subprocess.Popen(

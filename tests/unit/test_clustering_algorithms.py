@@ -265,7 +265,8 @@ def test_nobody_to_assign_is_an_empty_answer(algorithm: str) -> None:
 
 @EVERY
 def test_the_model_survives_skops_without_custom_types(algorithm: str) -> None:
-    io = pytest.importorskip("skops.io")
+    from skops import io
+
     frame = make_snapshot()
     model = fit(frame, algorithm)
     stored = io.dumps(model)
@@ -503,7 +504,8 @@ def test_few_students_apart_from_all_make_no_center(algorithm: str) -> None:
 
 @EVERY
 def test_a_model_needs_nothing_of_ours_to_predict(algorithm: str, tmp_path: Path) -> None:
-    io = pytest.importorskip("skops.io")
+    from skops import io
+
     frame = make_snapshot()
     model = fit(frame, algorithm)
     io.dump(model, tmp_path / "model.skops")
