@@ -38,12 +38,14 @@ class _Section(BaseModel):
 
 
 Algorithm = Literal["kmeans", "gmm", "dbscan", "hdbscan", "hierarchical"]
+_Number = Annotated[int, Field(ge=2, le=50)]
 
 
 class Clustering(_Section):
-    algorithm: Algorithm = "kmeans"
+    algorithm: Literal["kmeans", "gmm", "dbscan", "hdbscan", "hierarchical", "auto"] = "kmeans"
     candidates: Annotated[tuple[Algorithm, ...], NoDecode] = get_args(Algorithm)
-    n_clusters: int = Field(4, ge=2, le=50)
+    n_clusters: _Number = 4
+    n_clusters_range: Annotated[tuple[_Number, _Number], NoDecode] = (3, 6)
     max_iterations: int = Field(300, ge=1)
     seed: int = Field(20131216, ge=0, lt=2**32)
     linkage: Literal["ward", "average", "complete"] = "ward"
@@ -51,16 +53,29 @@ class Clustering(_Section):
     min_samples: int = Field(10, ge=2)
     min_cluster_size: int = Field(15, ge=5)
 
-    @field_validator("candidates", mode="before")
+    @field_validator("candidates", "n_clusters_range", mode="before")
     @classmethod
-    def _names_may_stand_in_a_line(cls, value: Any) -> Any:
+    def _items_may_stand_in_a_line(cls, value: Any) -> Any:
         """A variable holds them as `kmeans,gmm`."""
-        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+        return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+    @field_validator("n_clusters_range")
+    @classmethod
+    def _least_comes_first(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if value[0] > value[1]:
+            raise ValueError(f"{value[0]} is more than {value[1]}; write the least number of clusters first")
+        return value
+
+    @model_validator(mode="after")
+    def _auto_has_a_choice(self) -> "Clustering":
+        if self.algorithm == "auto" and not self.candidates:
+            raise ValueError("algorithm auto chooses among candidates, which names none; name one, or an algorithm")
+        return self
 
     @property
     def knobs(self) -> dict[str, Any]:
         """What is said to an algorithm; some holds for one alone."""
-        return self.model_dump(exclude={"algorithm", "candidates"})
+        return self.model_dump(exclude={"algorithm", "candidates", "n_clusters_range"})
 
 
 class Privacy(_Section):
@@ -91,6 +106,10 @@ class Notifications(_Section):
 class Validation(_Section):
     min_silhouette_score: float = Field(0.5, ge=-1, le=1)
     bootstrap_iterations: int = Field(100, ge=0)
+    min_stability: float = Field(0.3, ge=-1, le=1)
+    stability_margin: float = Field(0.1, ge=0, le=1)
+    min_jaccard: float = Field(0.6, ge=0, le=1)
+    max_course_nmi: float = Field(0.5, ge=0, le=1)
 
 
 class Institution(_Section):
@@ -196,6 +215,15 @@ class Settings(BaseSettings):
     institution: Institution = Institution()
     schedule: Schedule = Schedule()
     warehouse: Warehouse = Warehouse()
+
+    @model_validator(mode="after")
+    def _auto_knows_stability(self) -> "Settings":
+        if self.clustering.algorithm == "auto" and not self.validation.bootstrap_iterations:
+            raise ValueError(
+                "clustering.algorithm auto chooses by stability, and validation.bootstrap_iterations is 0; raise it, or name "
+                "an algorithm"
+            )
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -303,8 +331,9 @@ def load_settings(**overrides: Any) -> Settings:
             model: type[BaseModel] = _known_keys(Settings).get(where[0]) or Settings
             known = list(model.model_fields) if len(where) > 1 else list(Settings.model_fields)
             raise _unknown("setting", ".".join(where), [".".join([*where[:-1], k]) for k in known]) from None
+        named = f"setting {'.'.join(where)}" if where else "settings"
         raise SettingsError(
-            f"setting {'.'.join(where)}: {first['msg'].removeprefix('Value error, ')}; mend it in iom.yaml or the environment"
+            f"{named}: {first['msg'].removeprefix('Value error, ')}; mend it in iom.yaml or the environment"
         ) from None
 
 

@@ -377,16 +377,18 @@ PROFILES = Table(
 )  # fmt: skip
 PROMOTIONS = Table(
     "clustering", "promotions", "record", ("model_name", "model_version"),
-    "One row per promoted model version; the newest with trained_as_of on or before a day is that day's champion.",
+    "One row per promoted model version; the newest that stands, with trained_as_of on or before a day, is that day's champion.",
     _MODEL
     + _columns("derived",
                ("algorithm", "text", "!Registry name of the algorithm."),
                ("trained_as_of", "date", "!As-of day of the training snapshot."),
                ("fit_key", "text", "!Digest of snapshot, parameters, seed and code version."),
-               ("reason", "text", "!Why it was promoted."))
+               ("reason", "text", "!Why it was promoted."),
+               ("withdrawn_because", "text", "Why it scores no day any more; null while it may."))
     + _columns("volatile",
                ("mlflow_run_id", "text", "!MLflow run that holds it."),
-               ("promoted_at", "timestamp", "!UTC time.")),
+               ("promoted_at", "timestamp", "!UTC time."),
+               ("withdrawn_at", "timestamp", "UTC time; null while it may score.")),
 )  # fmt: skip
 LINEAGE = Table(
     "clustering", "lineage", "record", ("model_name", "model_version", "cluster_uid"),

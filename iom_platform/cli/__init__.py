@@ -180,6 +180,38 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
 
 
+models = typer.Typer(help="Which model scores, and a person's change of mind about it.", no_args_is_help=True)
+app.add_typer(models, name="models")
+
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept in clustering/promotions. Name no student.")]
+
+
+@models.command("list")
+def list_models() -> None:
+    """Print every registered version: what it is, how good, what it scores and why."""
+    from iom_platform.cli.models import list_models
+
+    list_models()
+
+
+@models.command("promote")
+def promote_model(
+    version: Annotated[int, typer.Argument(help="As `iom models list` shows it.")], reason: Reason
+) -> None:
+    """Let a version score its training day and all later ones; published days are scored again."""
+    from iom_platform.cli.models import promote_model
+
+    promote_model(version, reason=reason)
+
+
+@models.command("rollback")
+def roll_back_model(reason: Reason) -> None:
+    """Withdraw the champion; what it scored is scored again by the one before it."""
+    from iom_platform.cli.models import roll_back_model
+
+    roll_back_model(reason=reason)
+
+
 @app.command()
 def up(
     dagster_port: Annotated[int, typer.Option(help="Preferred port of the Dagster UI.")] = 3000,

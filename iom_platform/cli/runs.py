@@ -71,7 +71,8 @@ def dagster_instance() -> "Iterator[dg.DagsterInstance]":
         yield instance
 
 
-def _execute(settings: Settings, job_name: str, partition: str, ops: dict[str, Any], tags: dict[str, str]) -> None:
+def execute(settings: Settings, job_name: str, partition: str, ops: dict[str, Any], tags: dict[str, str]) -> list[str]:
+    """Run a job on one day; returns what its red checks found that stopped nothing. Raises RunFailed."""
     import dagster as dg
 
     from iom_platform.definitions import defs
@@ -96,7 +97,11 @@ def _execute(settings: Settings, job_name: str, partition: str, ops: dict[str, A
             tags={**tags, PROCESS_TAG: own_mark()},
         )
     if result.success:
-        return
+        return [
+            f"{check.asset_key.to_user_string()} {check.check_name}: {check.metadata['found'].value}"
+            for check in result.get_asset_check_evaluations()
+            if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR
+        ]
     failures = {
         str(e.step_key): _said(e) for e in result.all_events if e.is_step_failure and e.step_failure_data.error_source
     }
@@ -121,6 +126,7 @@ def run_source(
     """Land the delivery at `path`, then score the `days_before` and `as_of_on` (default today), and tell of the last."""
     from iom_platform.extract import SOURCES
     from iom_platform.flow.report import report_path
+    from iom_platform.flow.resources import RED
 
     if source not in SOURCES:
         raise UsageError(f"unknown source {source!r}; known: {', '.join(sorted(SOURCES))}")
@@ -135,18 +141,21 @@ def run_source(
     tags = {"iom/source": source, "iom/delivery": delivery.delivery_id, "iom/started_by": "iom run"}
     land = {"source": source, "path": str(path.resolve())}
     print(f"Landing {source} delivery {delivery.delivery_id} of {delivery.delivered_on} ...", file=sys.stderr)
-    _execute(settings, "land_delivery", delivery.delivered_on.isoformat(), {"load_delivery": {"config": land}}, tags)
+    execute(settings, "land_delivery", delivery.delivered_on.isoformat(), {"load_delivery": {"config": land}}, tags)
     ops: dict[str, Any] = {
         "fit_model": {"config": {"refit": refit}},
         "dbt_build": {"config": {"repin": repin}},
         "write_report": {"config": {"truth_path": _truth_of(source, path)}},
     }
+    red: list[str] = []
     for day in (*days_before, as_of_on):
         print(f"Scoring {day} ...", file=sys.stderr)
-        _execute(settings, "score_day", day.isoformat(), ops, tags | {"iom/as_of_on": day.isoformat()})
+        red = execute(settings, "score_day", day.isoformat(), ops, tags | {"iom/as_of_on": day.isoformat()})
     print_summary(settings, as_of_on)
     _say_if_left_out(settings, as_of_on, delivery.delivery_id)
     print(f"Report: {report_path(settings, as_of_on)}")
+    if red:
+        raise RunFailed(f"the day is scored, but a check is red: {'; '.join(red)}", RED)
 
 
 def _truth_of(source: str, path: Path) -> str | None:

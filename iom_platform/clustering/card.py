@@ -36,6 +36,7 @@ MEANING = {
     "stability_jaccard_least": "0 to 1; how much of the least stable group comes again; over 0.75 it is a group, under 0.5 it dissolves (Hennig 2007)",
     "stability_refits": "refits that this was measured on, each on at most 2,000 rows",
     "course_nmi": "0 to 1, lower is better; near 1 the clusters tell courses apart rather than students",
+    "week_nmi": "0 to 1, lower is better; near 1 they tell course weeks apart",
 }
 PURPOSE = (
     "Groups enrollments of a running course by behavior; the risk score reads the group beside the student's own signs."
@@ -44,8 +45,8 @@ PURPOSE = (
 # what MLflow shows of all versions together
 ABOUT = (
     f"{PURPOSE} Each version is one scikit-learn pipeline that reads {len(MODEL_INPUTS)} columns of "
-    f"{ANONYMIZED_STUDENT_TERM.path} by name, and its risk cut-offs lie beside it. The settings `clustering.*` decide which "
-    "algorithm is promoted, no metric does; the alias `champion` is the one trained on the latest day, and clustering/promotions says which version "
+    f"{ANONYMIZED_STUDENT_TERM.path} by name, and its risk cut-offs lie beside it. The settings `clustering.*` decide what is "
+    "fitted, and those of `validation.*` whether it may score; the alias `champion` is the one trained on the latest day, and clustering/promotions says which version "
     "scores which day, and why. No demographic, no outcome and no id is an input. See docs/models.md."
 )
 

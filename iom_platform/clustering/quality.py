@@ -50,20 +50,20 @@ def _separation(scaled: np.ndarray, labels: np.ndarray, seed: int, sample: int) 
 
 def measure_quality(
     X_scaled: np.ndarray, labels: np.ndarray, *, seed: int, sample: int = 100_000,
-    estimator: Any = None, course_ids: np.ndarray | None = None, agreement: float | None = None,
+    estimator: Any = None, course_ids: np.ndarray | None = None, course_weeks: np.ndarray | None = None,
+    agreement: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Measures of one clustering; None where a measure is undefined.
 
     X_scaled: (n_students, n_inputs) as the estimator sees it; labels: (n_students,) int, -1 = noise, which every measure
-    of separation leaves out. estimator: the fitted one, for what only it knows; course_ids: (n_students,); agreement: of
-    the fit, told as agreement_with_method.
+    of separation leaves out. estimator: the fitted one, for what only it knows; course_ids, course_weeks: (n_students,);
+    agreement: of the fit, told as agreement_with_method.
     silhouette (Rousseeuw 1987) is taken on a seeded sample of at most `sample` rows, davies_bouldin (lower is better) and
     calinski_harabasz on all; inertia where the estimator has centers, bic and aic where it has a likelihood;
-    noise_share, smallest_cluster_share; course_nmi is the normalized mutual information with the course: near 1 the
-    clusters tell courses apart rather than students.
+    noise_share, smallest_cluster_share; course_nmi and week_nmi are the mutual information with the course and with its
+    week over the lesser of both entropies: 1 where the cluster says the course, or the course the cluster, however many
+    there are of either. Near 1 the clusters tell courses apart rather than students.
     """
-    from sklearn.metrics import normalized_mutual_info_score
-
     labels = np.asarray(labels).astype(np.int64)
     kept = labels != -1
     scaled, kept_labels = np.asarray(X_scaled, dtype=np.float64)[kept], labels[kept]
@@ -74,7 +74,7 @@ def measure_quality(
         "clusters": len(sizes),
         "noise_share": float(1 - kept.mean()) if len(labels) else None,
         "smallest_cluster_share": float(sizes.min() / len(labels)) if len(sizes) else None,
-        "inertia": None, "bic": None, "aic": None, "is_converged": None, "course_nmi": None,
+        "inertia": None, "bic": None, "aic": None, "is_converged": None,
         "agreement_with_method": agreement,
     }  # fmt: skip
     if estimator is not None and hasattr(estimator, "cluster_centers_") and len(scaled):
@@ -85,9 +85,15 @@ def measure_quality(
         found["is_converged"] = bool(
             getattr(estimator, "converged_", estimator.n_iter_ < getattr(estimator, "max_iter", np.inf))
         )
-    if course_ids is not None and len(kept_labels):
-        courses = np.asarray(course_ids, dtype=str)[kept]
-        # one course or one cluster share nothing by definition, and scikit-learn would call two constants equal
-        if len(np.unique(courses)) > 1 and len(sizes) > 1:
-            found["course_nmi"] = _finite(lambda: normalized_mutual_info_score(courses, kept_labels))
+    for name, groups in (("course_nmi", course_ids), ("week_nmi", course_weeks)):
+        found[name] = None if groups is None else _shared(np.asarray(groups, dtype=str)[kept], kept_labels)
     return found
+
+
+def _shared(groups: np.ndarray, labels: np.ndarray) -> float | None:
+    """Mutual information over the lesser entropy, 0-1; None where either is one group, which shares nothing by definition."""
+    from sklearn.metrics import normalized_mutual_info_score
+
+    if len(np.unique(groups)) < 2 or len(np.unique(labels)) < 2:
+        return None
+    return _finite(lambda: normalized_mutual_info_score(groups, labels, average_method="min"))

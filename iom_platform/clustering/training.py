@@ -42,7 +42,7 @@ def least_clusters(params: Mapping[str, Any]) -> int:
 
 
 def train(frame: pd.DataFrame, *, algorithm: str, seed: int, bootstrap_iterations: int = 0, **knobs: Any) -> Trained:
-    """Fit on a snapshot and measure. frame: (n_students, >= MODEL_INPUTS and course_id); else as `fit_and_describe`.
+    """Fit on a snapshot and measure. frame: (n_students, >= MODEL_INPUTS, course_id and course_week); else as `fit_and_describe`.
 
     bootstrap_iterations: refits by which stability is measured; 0 for none.
     """
@@ -50,7 +50,7 @@ def train(frame: pd.DataFrame, *, algorithm: str, seed: int, bootstrap_iteration
     labels, _ = assign(fitted.model, frame)
     quality = measure_quality(
         scale(fitted.model, frame), labels, seed=seed, estimator=fitted.model[-1],
-        course_ids=frame["course_id"].to_numpy(), agreement=fitted.agreement,
+        course_ids=frame["course_id"].to_numpy(), course_weeks=frame["course_week"].to_numpy(), agreement=fitted.agreement,
     )  # fmt: skip
     if bootstrap_iterations:
         stability = measure_stability(

@@ -37,6 +37,12 @@ fit_models_job = dg.define_asset_job(
     config={"ops": {"fit_model": {"config": {"refit": True}}}},
     description="Fit and promote a model on one as-of day, although an earlier champion could score it.",
 )
+rescore_day_job = dg.define_asset_job(
+    "rescore_day",
+    selection=dg.AssetSelection.assets(["clustering", "assignments"], ["clustering", "profiles"])
+    | dg.AssetSelection.groups("risk"),
+    description="Assign and score one published day again with its champion, which a person has changed; fits nothing.",
+)
 
 _SETTINGS = load_settings()
 
@@ -54,5 +60,5 @@ def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     return dg.RunRequest(run_key=None, partition_key=day, tags={"iom/as_of_on": day, "iom/started_by": "nightly"})
 
 
-JOBS = (land_delivery_job, score_day_job, fit_models_job)
+JOBS = (land_delivery_job, score_day_job, fit_models_job, rescore_day_job)
 SCHEDULES = (nightly,)

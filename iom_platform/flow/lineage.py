@@ -1,12 +1,11 @@
 """The lineage of champions: a new one is compared with the one before it on the rows that it was trained on.
 
-How clusters are known again belongs to `iom_platform.clustering.identity`, choosing a champion to `flow/clustering.py`.
+How clusters are known again belongs to `iom_platform.clustering.identity`, choosing a champion to `flow/promotion.py`.
 """
 
+import logging
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
-
-import dagster as dg
 
 from iom_platform.settings import Settings
 from iom_platform.tables import LINEAGE, MODEL_NAME
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def trace_lineage(
-    context: dg.AssetExecutionContext,
+    log: logging.Logger,
     settings: Settings,
     panel: "pd.DataFrame",
     version: int,
@@ -32,7 +31,8 @@ def trace_lineage(
     from iom_platform.clustering.identity import name_clusters, trace_clusters
     from iom_platform.clustering.profiles import profile_clusters
     from iom_platform.storage.model_registry import Registry
-    from iom_platform.storage.record import open_record, read_lineage
+    from iom_platform.storage.promotions import read_lineage
+    from iom_platform.storage.record import open_record
 
     model, _ = Registry.of(settings).load_model(MODEL_NAME, version)
     labels, _ = assign(model, panel)
@@ -41,7 +41,7 @@ def trace_lineage(
         with open_record(settings) as conn:
             before = read_lineage(conn, MODEL_NAME, former["model_version"]).dropna(subset="cluster")
         if len(before):
-            former_labels = _assign_former(context, settings, panel, former["model_version"], former_labels)
+            former_labels = _assign_former(log, settings, panel, former["model_version"], former_labels)
     traced = trace_clusters(
         former_labels, labels, scale(model, panel), clusters=np.unique(centers_of(model[-1])[1]).tolist(),
         former_uids=dict(zip(before["cluster"].astype(int), before["cluster_uid"], strict=True)),
@@ -57,23 +57,25 @@ def trace_lineage(
 
 
 def _assign_former(
-    context: dg.AssetExecutionContext, settings: Settings, panel: "pd.DataFrame", version: int, otherwise: "np.ndarray"
+    log: logging.Logger, settings: Settings, panel: "pd.DataFrame", version: int, otherwise: "np.ndarray"
 ) -> "np.ndarray":
     """The panel's clusters by the former champion; `otherwise` where it is lost, since a refit is the remedy for that."""
     from iom_platform.clustering.algorithms import assign
-    from iom_platform.storage.model_registry import Registry, RegistryError
+    from iom_platform.storage.model_registry import Registry
+    from iom_platform.storage.model_runs import RegistryError
 
     try:
         model, _ = Registry.of(settings).load_model(MODEL_NAME, version)
         return assign(model, panel)[0]
     except (RegistryError, ValueError) as error:
-        context.log.warning(f"No cluster is known again, so every uid of version {version} ends: {error}")
+        log.warning(f"No cluster is known again, so every uid of version {version} ends: {error}")
         return otherwise
 
 
 def read_uids(settings: Settings, version: int) -> dict[int, str]:
     """The uid of each cluster of a version, empty where the version has no lineage."""
-    from iom_platform.storage.record import open_record, read_lineage
+    from iom_platform.storage.promotions import read_lineage
+    from iom_platform.storage.record import open_record
 
     with open_record(settings) as conn:
         living = read_lineage(conn, MODEL_NAME, version).dropna(subset="cluster")

@@ -99,6 +99,7 @@ def _read_day(settings: Settings, as_of_on: date, withheld: int | None, truth: P
     from iom_platform.report.page import WEEK, ScoredDay
     from iom_platform.storage import record
     from iom_platform.storage.model_registry import Registry
+    from iom_platform.storage.promotions import champion_for
     from iom_platform.storage.warehouse import read_table
 
     with warehouse(settings, purpose=f"report {as_of_on}", write=False) as con:
@@ -108,7 +109,7 @@ def _read_day(settings: Settings, as_of_on: date, withheld: int | None, truth: P
     with record.open_record(settings) as conn:
         risk, before = (record.read_table(conn, STUDENT_RISK, day) for day in (as_of_on, as_of_on - WEEK))
         profiles, lineage = record.read_table(conn, PROFILES, as_of_on), record.read_table(conn, LINEAGE)
-        champion = record.champion_for(conn, MODEL_NAME, as_of_on)
+        champion = champion_for(conn, MODEL_NAME, as_of_on)
     deliveries, files, quarantine = (book[book["delivery_id"].isin(scope)] for book in books)
     return ScoredDay(
         as_of_on=as_of_on, k=settings.privacy.k, minimum_silhouette=settings.validation.min_silhouette_score,

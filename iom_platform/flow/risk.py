@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from iom_platform.flow.checks import publish, suite_spec
-from iom_platform.flow.clustering import picture, read_cohort
+from iom_platform.flow.clustering import picture
+from iom_platform.flow.cohort import read_cohort
 from iom_platform.flow.resources import ADVISORS, AS_OF, ONE_DAY, RETRY, Platform, asset_key, refusal, table_spec
 from iom_platform.settings import Settings
 from iom_platform.tables import ANONYMIZED_STUDENT_TERM, ASSIGNMENTS, MODEL_NAME, PROMOTIONS, STUDENT_RISK
@@ -31,7 +32,8 @@ def nothing_to_score(settings: Settings, as_of_on: date) -> str:
 def _score(settings: Settings, cohort: "pd.DataFrame", as_of_on: date) -> "pd.DataFrame":
     from iom_platform.risk import RiskModel, score_risk
     from iom_platform.storage.model_registry import Registry
-    from iom_platform.storage.record import champion_for, open_record, read_table
+    from iom_platform.storage.promotions import champion_for
+    from iom_platform.storage.record import open_record, read_table
 
     with open_record(settings) as conn:
         champion = champion_for(conn, MODEL_NAME, as_of_on)

@@ -23,6 +23,7 @@ MEASURES: dict[str, tuple[str, str]] = {
     "noise_share": ("In no group", "Share of students whom the model puts into no group."),
     "agreement_with_method": ("Agreement with the method", "How alike the groups are to those that the method found before a rule for later days stood in for it: 1 is the same, 0 is chance."),
     "course_nmi": ("Overlap with courses", "0: groups cut across courses, as they should; near 1: they tell courses apart rather than students."),
+    "week_nmi": ("Overlap with course weeks", "The same for the week that the course is in."),
     "is_converged": ("Settled", "Whether the fit came to rest (1) or was cut off (0)."),
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ import psycopg2
 import psycopg2.errors
 
 from iom_platform.settings import Clustering
-from iom_platform.storage import record
+from iom_platform.storage import promotions, record
 from iom_platform.storage.postgres_server import Server
 from iom_platform.tables import MODEL_NAME
 
@@ -38,6 +38,8 @@ class Champion:
         """What the settings ask for, with the remedy; None where it is what this model was fitted with."""
         from iom_platform.clustering.algorithms import name_fit, select_params
 
+        if asked.algorithm == "auto":  # whatever the rule chose
+            return None
         params = select_params(asked.algorithm, asked.knobs)
         differing = {n: v for n, v in params.items() if self.params.get(n) != str(v)}
         if not differing:
@@ -51,8 +53,9 @@ def read_champion(server: Server, as_of_on: date = date.max) -> Champion | None:
     """The champion of a day, by default the newest; None before the first promotion."""
     try:
         with contextlib.closing(psycopg2.connect(server.url(record.DATABASE), connect_timeout=10)) as conn:
-            promoted = record.champion_for(conn, MODEL_NAME, as_of_on)
-    except (psycopg2.OperationalError, psycopg2.errors.UndefinedTable):  # the database, or the table, is not made yet
+            promoted = promotions.champion_for(conn, MODEL_NAME, as_of_on)
+    except (psycopg2.OperationalError, psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn):
+        # the database or the table is not made yet, or not brought to what this version of the platform needs
         return None
     if promoted is None:
         return None

@@ -5,18 +5,29 @@ Fitting, the choice of a day's champion and `clustering/promotions` do not belon
 
 import json
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iom_platform.settings import Settings
-from iom_platform.tables import MODEL_INPUTS, TABLES
+from iom_platform.storage.model_runs import (
+    MODEL_FILE,
+    PROFILES_FILE,
+    RISK_MODEL_FILE,
+    RegistryError,
+    check_types,
+    log_dataset,
+    log_files,
+    log_metrics,
+    log_model,
+    log_params,
+    refuse_personal,
+    trusted_types,
+    without_rows,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,26 +36,13 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 DATABASE = "mlflow"
-CHAMPION = "champion"
+CHAMPION, CHALLENGER = "champion", "challenger"
 DESCRIPTION = "mlflow.note.content"  # the tag that MLflow shows as a run's description
-RISK_MODEL_FILE = "risk_model.json"
-PROFILES_FILE = "profiles.csv"
-MODEL_FILE = "model.skops"  # MLflow's name for it
 VERSION_TAGS = ("fit_key", "trained_as_of")
 
-_PERSONAL_COLUMNS = frozenset({"student_id", "id_student"}) | {
-    c.name for t in TABLES for c in t.columns if c.kind in ("identifier", "quasi", "sensitive")
-}
-_REQUIREMENTS = ("mlflow", "numpy", "pandas", "scikit-learn", "skops")
 _LOCK_KEY = (
     0x696F6D6D6C  # "iomml": MLflow neither migrates its schema nor counts versions safely in two processes at once
 )
-
-
-class RegistryError(RuntimeError):
-    """The registry refuses or lacks something; the message is one sentence with its remedy."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -82,33 +80,37 @@ class Registry:
         description: str,
         dataset: Mapping[str, Any],
         register: bool = True,
+        parent_run_id: str | None = None,
     ) -> tuple[int | None, str]:
         """Log a fit as one run, and register it as a version once all of it is stored.
 
         inputs: only its column names are used, for the signature; MODEL_INPUTS alone may be among them. tags: must hold
         fit_key and trained_as_of, which the version gets too. files: plots and texts by file name. profiles: aggregates
         by cluster. about: what the registered model is, where it says nothing yet. description: Markdown that run and
-        version show. dataset: name, digest, rows, as_of_on of the snapshot. register: whether the fit becomes a version; one that is only compared does not.
+        version show. dataset: name, digest, rows, as_of_on of the snapshot. register: whether the fit becomes a version; one that is only compared does not. parent_run_id: of the
+        selection that it is nested in.
         Returns (version or None, run id). After an exception the run is FAILED and no version exists; raises RegistryError
         before anything is written where the fit holds what must not enter MLflow.
         """
-        _refuse_personal(inputs, profiles)
-        model = _without_rows(model)
-        trusted = _trusted_types(model)
+        refuse_personal(inputs, profiles)
+        model = without_rows(model)
+        trusted = trusted_types(model)
         version_tags = _version_tags(tags)
         client = self._client()
         experiment_id = self._experiment(client, model_name)
-        run = client.create_run(experiment_id, run_name=run_name, tags={**_RUN_TAGS, DESCRIPTION: description, **tags})
+        nested = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
+        own = {**_RUN_TAGS, **nested, DESCRIPTION: description}
+        run = client.create_run(experiment_id, run_name=run_name, tags={**own, **tags})
         run_id = run.info.run_id
-        try:
-            _log_params(client, run_id, params)
+        with _ended(client, run_id):
+            log_params(client, run_id, params)
             with _one_at_a_time(self.tracking_url):  # of two runs that name a new dataset at once, MLflow fails one
-                _log_dataset(client, run_id, dataset)
-            _log_files(client, run_id, risk_model, files, profiles)
-            logged = _log_model(
+                log_dataset(client, run_id, dataset)
+            log_files(client, run_id, {**files, RISK_MODEL_FILE: _json(risk_model), PROFILES_FILE: _csv(profiles)})
+            logged = log_model(
                 client, run, model=model, trusted=trusted, columns=list(inputs.columns), params=params, name=model_name
             )
-            _log_metrics(client, run, metrics, logged, dataset)
+            log_metrics(client, run, metrics, logged, dataset)
             client.set_terminated(run_id, "FINISHED")
             version = (
                 self._register(client, model_name, about, run_id, logged, version_tags, description)
@@ -116,10 +118,34 @@ class Registry:
                 else None
             )
             return version, run_id
-        except BaseException:
-            with suppress(Exception):  # the first error says more than one about marking it
-                client.set_terminated(run_id, "FAILED")
-            raise
+
+    @contextmanager
+    def open_selection(
+        self,
+        *,
+        model_name: str,
+        run_name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        dataset: Mapping[str, Any],
+    ) -> Iterator[str]:
+        """The run that the fits of one decision are nested in; FAILED after an exception. Yields its id."""
+        client = self._client()
+        run = client.create_run(self._experiment(client, model_name), run_name=run_name, tags={**_RUN_TAGS, **tags})
+        run_id = run.info.run_id
+        with _ended(client, run_id):
+            log_params(client, run_id, params)
+            with _one_at_a_time(self.tracking_url):
+                log_dataset(client, run_id, dataset)
+            yield run_id
+            client.set_terminated(run_id, "FINISHED")
+
+    def note(self, run_id: str, *, description: str, tags: Mapping[str, str], files: Mapping[str, bytes]) -> None:
+        """Add to a run what it came to."""
+        client = self._client()
+        for name, value in {DESCRIPTION: description, **tags}.items():
+            client.set_tag(run_id, name, value)
+        log_files(client, run_id, files)
 
     def find_version_by_fit_key(self, model_name: str, fit_key: str) -> dict[str, Any] | None:
         """{model_version, mlflow_run_id} of the newest complete version with this fit key, or None.
@@ -148,13 +174,30 @@ class Registry:
                 f"{model_name} version {version} has no file {file}; bring it back, or refit with --refit"
             )
         # not MLflow's loader: it takes the format and the types to trust from the model's own folder
-        trusted = _check_types(skops.io.get_untrusted_types(file=file), str(file))
+        trusted = check_types(skops.io.get_untrusted_types(file=file), str(file))
         return skops.io.load(file, trusted=trusted), risk_model
 
     def set_champion(self, model_name: str, version: int) -> None:
         """Point the alias `champion` to a version; it shows the current one, the record decides for a day."""
         self._version(model_name, version)
         self._client().set_registered_model_alias(model_name, CHAMPION, str(version))
+
+    def set_challenger(self, model_name: str, version: int | None) -> None:
+        """Point the alias `challenger` to a version that waits for a person; None takes it away."""
+        if version is None:
+            self._client().delete_registered_model_alias(model_name, CHALLENGER)
+        else:
+            self._client().set_registered_model_alias(model_name, CHALLENGER, str(version))
+
+    def read_versions(self, model_name: str) -> list[dict[str, Any]]:
+        """{model_version, mlflow_run_id, trained_as_of, fit_key} of each registered version, newest first."""
+        found = self._client().search_model_versions(f"name = '{_quoted(model_name)}'")
+        rows = [{"model_version": int(v.version), "mlflow_run_id": v.run_id, **v.tags} for v in found]
+        return sorted(rows, key=lambda row: int(row["model_version"]), reverse=True)
+
+    def params(self, run_id: str) -> dict[str, str]:
+        """The parameters of a run, as texts."""
+        return dict(self._run(run_id).data.params)
 
     def experiment_id(self, model_name: str) -> str | None:
         """The experiment that holds the fits of a model, or None before the first."""
@@ -250,17 +293,23 @@ class Registry:
 _RUN_TAGS = {"mlflow.user": "iom", "mlflow.source.name": "iom_platform", "mlflow.source.type": "JOB"}
 
 
-def _refuse_personal(inputs: "pd.DataFrame", profiles: "pd.DataFrame") -> None:
-    foreign = [str(c) for c in inputs.columns if c not in MODEL_INPUTS]
-    if foreign:
-        raise RegistryError(
-            f"the model's inputs hold {', '.join(foreign)}, which is no model input; fit on MODEL_INPUTS of tables.py alone"
-        )
-    personal = [str(c) for c in profiles.columns if c in _PERSONAL_COLUMNS]
-    if personal:
-        raise RegistryError(
-            f"the profiles hold {', '.join(personal)}, which must not enter MLflow; pass aggregates by cluster"
-        )
+@contextmanager
+def _ended(client: "MlflowClient", run_id: str) -> Iterator[None]:
+    """A run that breaks off inside is FAILED."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):  # the first error says more than one about marking it
+            client.set_terminated(run_id, "FAILED")
+        raise
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=1, sort_keys=True).encode()
+
+
+def _csv(frame: "pd.DataFrame") -> bytes:
+    return str(frame.to_csv(index=False)).encode()
 
 
 def _version_tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -284,135 +333,6 @@ def _local(uri: str) -> Path:
 
 def _root_uri(artifact_path: Path, *parts: str) -> str:
     return artifact_path.resolve().joinpath(*parts).as_uri()
-
-
-def _without_rows(model: "Pipeline") -> "Pipeline":
-    """A copy without what scikit-learn keeps per training row: K-Means holds a label for each student."""
-    from sklearn.base import BaseEstimator
-
-    slim = deepcopy(model)
-    for _, step in slim.steps:
-        if isinstance(step, BaseEstimator):
-            vars(step).pop("labels_", None)
-    return slim
-
-
-def _trusted_types(model: "Pipeline") -> list[str]:
-    """The types of the model that skops does not know; RegistryError where one is not ours to trust."""
-    import skops.io
-
-    types = skops.io.get_untrusted_types(data=skops.io.dumps(model))
-    return _check_types(types, "the model")
-
-
-def _check_types(types: list[str], where: str) -> list[str]:
-    from iom_platform.clustering.algorithms import TRUSTED_TYPES
-
-    foreign = [t for t in types if t not in TRUSTED_TYPES]
-    if foreign:
-        raise RegistryError(
-            f"{where} holds {', '.join(foreign)}, which clustering.algorithms.TRUSTED_TYPES does not name; use scikit-learn's own parts"
-        )
-    return types
-
-
-def _log_params(client: "MlflowClient", run_id: str, params: Mapping[str, Any]) -> None:
-    from mlflow.entities import Param
-
-    client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
-
-
-def _log_dataset(client: "MlflowClient", run_id: str, dataset: Mapping[str, Any]) -> None:
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    described = Dataset(
-        name=str(dataset["name"]),
-        digest=str(dataset["digest"])[:36],  # the column's width
-        source_type="iom",
-        source=json.dumps({"table": str(dataset["name"]), "as_of_on": str(dataset["as_of_on"])}),
-        profile=json.dumps({"num_rows": int(dataset["rows"]), "digest": str(dataset["digest"])}),
-    )
-    client.log_inputs(run_id, [DatasetInput(described, [InputTag("mlflow.data.context", "training")])])
-
-
-def _log_files(
-    client: "MlflowClient",
-    run_id: str,
-    risk_model: Mapping[str, Any],
-    files: Mapping[str, bytes],
-    profiles: "pd.DataFrame",
-) -> None:
-    with tempfile.TemporaryDirectory(prefix="iom-fit-") as folder:
-        Path(folder, RISK_MODEL_FILE).write_text(json.dumps(risk_model, indent=1, sort_keys=True), encoding="utf-8")
-        profiles.to_csv(Path(folder, PROFILES_FILE), index=False)
-        for name, content in files.items():
-            Path(folder, name).write_bytes(content)
-        client.log_artifacts(run_id, folder)
-
-
-def _log_model(
-    client: "MlflowClient",
-    run: "Run",
-    *,
-    model: "Pipeline",
-    trusted: list[str],
-    columns: list[str],
-    params: Mapping[str, Any],
-    name: str,
-) -> "LoggedModel":
-    """Store the pipeline as MLflow's logged model of the run, without the fluent API and its process-wide state."""
-    from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import AnyType
-
-    logged = client.create_logged_model(
-        run.info.experiment_id,
-        name=name,
-        source_run_id=run.info.run_id,
-        params={k: str(v) for k, v in params.items()},
-        model_type="clustering",
-    )
-    client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    described = Model(
-        artifact_path=logged.artifact_location,
-        run_id=run.info.run_id,
-        model_uuid=logged.model_id,
-        model_id=logged.model_id,
-    )
-    # "any" and "optional", for the pipeline brings to numbers what it picks: as doubles MLflow would refuse the whole
-    # numbers of our own tables, and as required columns it would print the rows where one is missing
-    inputs = Schema([ColSpec(AnyType(), c, required=False) for c in columns])
-    signature = ModelSignature(inputs, Schema([ColSpec(DataType.long, "cluster")]))
-    with tempfile.TemporaryDirectory(prefix="iom-model-") as folder:
-        _mlflow().sklearn.save_model(
-            model,
-            f"{folder}/model",
-            mlflow_model=described,
-            serialization_format="skops",
-            skops_trusted_types=trusted,
-            signature=signature,
-            # named, since finding them out would load the model in a subprocess
-            pip_requirements=[f"{p}=={installed_version(p)}" for p in _REQUIREMENTS],
-        )
-        client.log_model_artifacts(logged.model_id, f"{folder}/model")
-    client.finalize_logged_model(logged.model_id, "READY")
-    return logged
-
-
-def _log_metrics(
-    client: "MlflowClient", run: "Run", metrics: Mapping[str, float], logged: "LoggedModel", dataset: Mapping[str, Any]
-) -> None:
-    from mlflow.entities import Metric
-
-    about = {
-        "model_id": logged.model_id,
-        "dataset_name": str(dataset["name"]),
-        "dataset_digest": str(dataset["digest"])[:36],
-        "run_id": run.info.run_id,
-    }
-    when = run.info.start_time
-    client.log_batch(run.info.run_id, metrics=[Metric(k, float(v), when, 0, **about) for k, v in metrics.items()])
 
 
 @contextmanager

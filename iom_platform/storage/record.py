@@ -19,7 +19,7 @@ from psycopg2.extensions import connection as Connection
 from iom_platform.settings import Settings
 from iom_platform.storage.postgres_server import Server, ensure_server
 from iom_platform.storage.rows import arrow_type, hash_rows, partition_column, shape_rows, to_frame
-from iom_platform.tables import LINEAGE, PROMOTIONS, TABLES, Table
+from iom_platform.tables import TABLES, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ _TYPES = {
 # rules that a type cannot say; NaN is greater than 1 in PostgreSQL, so BETWEEN refuses it too
 _CHECKS = {
     "clustering/assignments": ("confidence BETWEEN 0 AND 1", "cluster >= -1", "model_version >= 1"),
-    "clustering/promotions": ("model_version >= 1",),
+    "clustering/promotions": ("model_version >= 1", "(withdrawn_at IS NULL) = (withdrawn_because IS NULL)"),
     "clustering/lineage": (
         "cluster_uid ~ '^c-[0-9a-f]{8}$'",
         "change IN ('same', 'split', 'merged', 'born', 'died')",
@@ -81,7 +81,7 @@ _AUDIT_DDL = """CREATE TABLE IF NOT EXISTS audit.exports (
     as_of_on date, rows bigint NOT NULL, reason text NOT NULL CHECK (btrim(reason) <> ''), account text)"""
 # what an earlier version of the platform made without it
 _AUDIT_ACCOUNT_DDL = "ALTER TABLE audit.exports ADD COLUMN IF NOT EXISTS account text"
-_CLUSTER_UID_DDL = "ALTER TABLE {} ADD COLUMN IF NOT EXISTS cluster_uid text"
+_LATER_COLUMNS = ("cluster_uid", "withdrawn_because", "withdrawn_at")
 
 
 class RecordError(RuntimeError):
@@ -136,8 +136,11 @@ def prepare_record(settings: Settings) -> None:
             cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
         for table in record_tables():
             cursor.execute(_table_ddl(table))
-            if "cluster_uid" in table.column_names:
-                cursor.execute(_CLUSTER_UID_DDL.format(table.sql_name))
+            for column in table.columns:
+                if column.name in _LATER_COLUMNS:
+                    cursor.execute(
+                        f"ALTER TABLE {table.sql_name} ADD COLUMN IF NOT EXISTS {column.name} {_TYPES[column.dtype]}"
+                    )
             _check_columns(cursor, table)
         cursor.execute(_AUDIT_DDL)
         cursor.execute(_AUDIT_ACCOUNT_DDL)
@@ -203,6 +206,12 @@ def replace_partition(conn: Connection, table: Table, as_of_on: date, frame: "pd
     return len(rows)
 
 
+def append_rows(conn: Connection, table: Table, frame: "pd.DataFrame") -> None:
+    """Add rows in the caller's transaction; RecordError names the rule that one of them breaks."""
+    with conn.cursor() as cursor:
+        _copy(cursor, table, shape_rows(table, frame))
+
+
 def _copy(cursor: Any, table: Table, rows: "pa.Table") -> None:
     import pyarrow.csv as arrow_csv
 
@@ -263,63 +272,6 @@ def count_rows(conn: Connection, table: Table) -> tuple[int, date | None] | None
             return None
         cursor.execute(f"SELECT count(*), {newest} FROM {table.sql_name}")
         return cursor.fetchone()
-
-
-# -- promotions ----------------------------------------------------------------------------------------
-
-
-def champion_for(conn: Connection, model_name: str, as_of_on: date) -> dict[str, Any] | None:
-    """The promotion that scores that day: the newest trained on or before it; of one day, the highest version."""
-    return _one_promotion(conn, "model_name = %s AND trained_as_of <= %s", (model_name, as_of_on))
-
-
-def promotion_by_fit_key(conn: Connection, model_name: str, fit_key: str) -> dict[str, Any] | None:
-    """The promotion of an equal fit, so that it is reused."""
-    return _one_promotion(conn, "model_name = %s AND fit_key = %s", (model_name, fit_key))
-
-
-def _one_promotion(conn: Connection, where: str, values: tuple[Any, ...]) -> dict[str, Any] | None:
-    names = PROMOTIONS.column_names
-    with conn.cursor() as cursor:
-        cursor.execute(
-            f"SELECT {', '.join(names)} FROM {PROMOTIONS.sql_name} WHERE {where} ORDER BY trained_as_of DESC, model_version DESC LIMIT 1",
-            values,
-        )
-        row = cursor.fetchone()
-    return None if row is None else dict(zip(names, row, strict=True))
-
-
-def save_promotion(conn: Connection, row: dict[str, Any]) -> None:
-    """Add a promotion; the same version with the same fit key again changes nothing, with another one it raises."""
-    names = PROMOTIONS.column_names
-    if set(row) != set(names):
-        raise RecordError(f"a promotion has exactly the columns {', '.join(names)}; mend the row")
-    with conn.cursor() as cursor:
-        cursor.execute(
-            f"INSERT INTO {PROMOTIONS.sql_name} ({', '.join(names)}) VALUES %s ON CONFLICT DO NOTHING",
-            (tuple(row[name] for name in names),),
-        )
-        if cursor.rowcount == 0:
-            key = (row["model_name"], row["model_version"])
-            known = _one_promotion(conn, "model_name = %s AND model_version = %s", key)
-            if known is None or known["fit_key"] != row["fit_key"]:
-                raise RecordError(
-                    f"version {key[1]} of {key[0]} is already promoted with another fit key; register a new version"
-                )
-
-
-def save_lineage(conn: Connection, frame: "pd.DataFrame") -> None:
-    """Add the lineage of one version; one that is there is left, for published rows name its uids."""
-    if not len(read_lineage(conn, frame["model_name"].iloc[0], int(frame["model_version"].iloc[0]))):
-        with conn.cursor() as cursor:
-            _copy(cursor, LINEAGE, shape_rows(LINEAGE, frame))
-
-
-def read_lineage(conn: Connection, model_name: str, model_version: int) -> "pd.DataFrame":
-    """The lineage rows of one version, sorted by uid."""
-    found = read_table(conn, LINEAGE)
-    is_asked = (found["model_name"] == model_name) & (found["model_version"] == model_version)
-    return found[is_asked].reset_index(drop=True)
 
 
 # -- identities ----------------------------------------------------------------------------------------

@@ -20,12 +20,12 @@ from iom_platform.clustering.identity import Transition, trace_clusters
 from iom_platform.extract.synthetic import write_twin
 from iom_platform.extract.twin.archetypes import ARCHETYPES
 from iom_platform.extract.twin.students import TwinKnobs
-from iom_platform.flow.clustering import read_cohort
+from iom_platform.flow.cohort import read_cohort
 from iom_platform.flow.report import report_path
 from iom_platform.notebook import TemporalFeatureExtractor
 from iom_platform.risk import select_scorable
 from iom_platform.settings import Clustering
-from iom_platform.storage import record
+from iom_platform.storage import promotions, record
 from iom_platform.storage.model_registry import Registry
 from iom_platform.tables import ASSIGNMENTS, LINEAGE, MODEL_NAME, PROFILES, STUDENT_RISK
 from tests.spine import Spine, said, set_columns, spine_at, succeed, warnings
@@ -149,7 +149,7 @@ def spine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spine]:
 
 def _lineage(spine: Spine, version: int) -> pd.DataFrame:
     with record.open_record(spine.settings) as conn:
-        return record.read_lineage(conn, MODEL_NAME, version)
+        return promotions.read_lineage(conn, MODEL_NAME, version)
 
 
 def _living(spine: Spine, version: int) -> Uids:

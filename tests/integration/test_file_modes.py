@@ -30,9 +30,10 @@ def test_an_export_is_the_users_alone(tmp_path: Path, name: str) -> None:
 
 
 def _promote_something(spine: Spine) -> None:
-    from iom_platform.storage.record import open_record, save_promotion
+    from iom_platform.storage.promotions import save_promotion
+    from iom_platform.storage.record import open_record
     from tests.plants import valid_frame
 
     with open_record(spine.settings) as conn:
         row = valid_frame("clustering/promotions", 1).to_dict("records")[0]
-        save_promotion(conn, {**row, "promoted_at": datetime(2026, 1, 1)})
+        save_promotion(conn, {**row, "promoted_at": datetime(2026, 1, 1), "withdrawn_because": None})

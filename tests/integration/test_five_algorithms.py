@@ -9,9 +9,9 @@ import pytest
 
 from iom_platform.clustering.algorithms import ALGORITHMS, assign
 from iom_platform.extract.synthetic import write_twin
-from iom_platform.flow.clustering import read_cohort
+from iom_platform.flow.cohort import read_cohort
 from iom_platform.flow.report import report_path
-from iom_platform.storage import record
+from iom_platform.storage import promotions, record
 from iom_platform.storage.model_registry import Registry
 from iom_platform.tables import ASSIGNMENTS, MODEL_INPUTS, MODEL_NAME, PROFILES, STUDENT_RISK
 from tests.spine import Spine, spine_at, succeed, warnings
@@ -45,6 +45,7 @@ def test_each_algorithm_is_a_run_with_its_measures_and_how_it_was_made(spine: Sp
     runs = {
         run.data.params["algorithm"]: run
         for run in registry._client().search_runs([str(registry.experiment_id(MODEL_NAME))])
+        if "mlflow.parentRunId" in run.data.tags
     }
     assert set(runs) == set(ALGORITHMS)
     for name, run in runs.items():
@@ -84,11 +85,11 @@ def test_noise_is_assigned_profiled_scored_and_reported(spine: Spine, assignment
     assert 0 < noise < len(assignments)
     with record.open_record(spine.settings) as conn:
         profiles, risk = (record.read_table(conn, table, DAY) for table in (PROFILES, STUDENT_RISK))
-        champion = record.champion_for(conn, MODEL_NAME, DAY)
+        champion = promotions.champion_for(conn, MODEL_NAME, DAY)
     assert set(profiles.loc[profiles["cluster"] == -1, "students"]) == {noise}
     known = risk[risk["risk_level"] != "UNKNOWN"].merge(assignments, on=KEY, suffixes=("", "_assigned"))
     assert (known["cluster"] == known["cluster_assigned"]).all()
     assert (known["cluster"] == -1).any()
-    assert champion is not None and champion["reason"].endswith("of clustering.algorithm hdbscan")
+    assert champion is not None and champion["reason"].endswith(": hdbscan, which the settings name")
     page = report_path(spine.settings, DAY).read_text()
     assert "like no other group" in page.lower()

@@ -20,7 +20,8 @@ from iom_platform.clustering.algorithms import ALGORITHMS, assign, fit
 from iom_platform.clustering.profiles import profile_clusters
 from iom_platform.settings import Settings
 from iom_platform.storage import model_registry
-from iom_platform.storage.model_registry import DATABASE, Registry, RegistryError
+from iom_platform.storage.model_registry import DATABASE, Registry
+from iom_platform.storage.model_runs import RegistryError
 from iom_platform.storage.postgres_server import ensure_server
 from iom_platform.tables import MODEL_INPUTS
 from tests.plants import pseudonym
@@ -234,7 +235,7 @@ def test_an_incomplete_version_is_not_found(registry: Registry, damage: str) -> 
 
 
 @pytest.mark.parametrize(
-    "step", ["_log_params", "_log_dataset", "_log_files", "_log_model", "_log_metrics", "Registry._register"]
+    "step", ["log_params", "log_dataset", "log_files", "log_model", "log_metrics", "Registry._register"]
 )
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_fit_that_breaks_off_is_failed_and_has_no_version(

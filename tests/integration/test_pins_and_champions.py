@@ -11,12 +11,14 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from iom_platform.clustering.algorithms import FitRefused
+from iom_platform.clustering import training
+from iom_platform.clustering.algorithms import FitRefused, select_params
 from iom_platform.clustering.training import ROWS_PER_CLUSTER
-from iom_platform.flow import clustering, features, risk
+from iom_platform.flow import features, fitting, promotion, risk
 from iom_platform.flow.clock import today
+from iom_platform.flow.cohort import Snapshot
 from iom_platform.settings import Clustering
-from iom_platform.storage import model_registry, record, warehouse
+from iom_platform.storage import promotions, record, warehouse
 from iom_platform.storage.champion import Champion
 from iom_platform.tables import DELIVERIES, DELIVERY_SCOPE, STUDENT_RISK
 from tests.plants import valid_frame
@@ -137,81 +139,59 @@ def test_too_few_rows_fit_no_model_and_keep_the_champion(
     spine: Spine, no_record: pytest.MonkeyPatch, champion: dict[str, Any] | None, said: str
 ) -> None:
     few = ROWS_PER_CLUSTER * spine.settings.clustering.n_clusters - 1
-    snapshot = clustering.Snapshot(pd.DataFrame(index=range(few)), DAY, "digest", "a-run")
-    no_record.setattr(record, "champion_for", lambda *_: champion)
-    no_record.setattr(clustering, "read_cohort", lambda *_: None)
-    no_record.setattr(clustering, "_take_snapshot", lambda *_: snapshot)
-    no_record.setattr(clustering, "_promote", lambda *_, **__: pytest.fail("a model was fitted"))
-    found, how = clustering._see_to_champion(CONTEXT, spine.settings, DAY, refit=True)
-    assert found == champion
-    assert how.startswith(said)
-
-
-@pytest.mark.parametrize(
-    ("refit", "reason"),
-    [
-        (False, "first model trained on or before 2026-03-02, of clustering.algorithm gmm, k=6"),
-        (True, "forced refit, of clustering.algorithm gmm, k=6"),
-    ],
-)
-def test_a_promotion_says_what_decided(spine: Spine, no_record: pytest.MonkeyPatch, refit: bool, reason: str) -> None:
-    asked = spine.settings.clustering.model_copy(update={"algorithm": "gmm", "n_clusters": 6})
-    settings = spine.settings.model_copy(update={"clustering": asked})
-    saved: list[dict[str, Any]] = []
-    no_record.setattr(record, "save_promotion", lambda _, row: saved.append(row))
-    no_record.setattr(record, "save_lineage", lambda _, rows: saved.append(rows))
-    no_record.setattr(clustering, "trace_lineage", lambda *given: {"traced of": given[2:]})
-    no_record.setattr(clustering, "_log_fit", lambda *_, **__: {"model_version": 7, "mlflow_run_id": "a-run"})
-    no_record.setattr(model_registry.Registry, "find_version_by_fit_key", lambda *_: None)
-    former, frame = {"model_version": 6}, pd.DataFrame()
-    clustering._promote(CONTEXT, settings, clustering.Snapshot(frame, DAY, "digest", "a-run"), former, refit=refit)
-    promotion, lineage = saved
-    assert promotion["reason"] == reason
-    assert lineage == {"traced of": (frame, 7, former)}
-
-
-def test_a_comparison_that_fails_costs_the_day_nothing(
-    spine: Spine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def explode(*_: Any, **__: Any) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(clustering, "_log_fit", explode)
-    clustering._compare(CONTEXT, spine.settings, clustering.Snapshot(pd.DataFrame(), DAY, "digest", "a-run"))
-    assert "gmm could not be fitted for comparison: MemoryError" in caplog.text
+    snapshot = Snapshot(pd.DataFrame(index=range(few)), DAY, "digest", "a-run")
+    no_record.setattr(promotions, "champion_for", lambda *_: champion)
+    no_record.setattr(promotion, "read_cohort", lambda *_: None)
+    no_record.setattr(promotion, "take_snapshot", lambda *_: snapshot)
+    no_record.setattr(promotion, "_decide", lambda *_, **__: pytest.fail("a model was fitted"))
+    found = promotion.see_to_champion(CONTEXT, spine.settings, DAY, refit=True)
+    assert found.champion == champion
+    assert found.how.startswith(said)
 
 
 @pytest.mark.parametrize(
     ("error", "level", "said"),
     [
-        (FitRefused("it is one"), "INFO", "gmm finds no clusters to compare: it is one"),
+        (FitRefused("it is one"), "INFO", "gmm, k=4 finds no clusters to compare: it is one"),
+        (MemoryError(), "WARNING", "gmm, k=4 could not be fitted for comparison: MemoryError"),
         (
             ValueError("could not convert 'ada' to float"),
             "WARNING",
-            "gmm could not be fitted for comparison: ValueError",
+            "gmm, k=4 could not be fitted for comparison: ValueError",
         ),
     ],
 )
-def test_a_comparison_that_is_refused_says_why_and_quotes_no_library(
-    spine: Spine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, level: str,
-    said: str,
-) -> None:  # fmt: skip
+def test_a_comparison_that_fails_costs_the_day_nothing_and_quotes_no_library(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, level: str, said: str
+) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(clustering, "_log_fit", refuse)
+    monkeypatch.setattr(training, "train", refuse)
     caplog.set_level("INFO")
-    clustering._compare(CONTEXT, spine.settings, clustering.Snapshot(pd.DataFrame(), DAY, "digest", "a-run"))
+    asked = [select_params("gmm", Clustering().knobs)]
+    assert fitting.fit_each(CONTEXT, Snapshot(pd.DataFrame(), DAY, "digest", "a-run"), asked, iterations=0) == []
     assert [(record.levelname, record.message) for record in caplog.records] == [(level, said)]
 
 
-def test_the_candidates_alone_are_fitted_beside_the_champion(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
-    fitted: list[str] = []
-    monkeypatch.setattr(clustering, "_log_fit", lambda _, __, params, **___: fitted.append(params["algorithm"]))
+def test_a_comparison_that_cannot_be_logged_costs_the_day_nothing(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def explode(*_: Any, **__: Any) -> None:
+        raise OSError("no space left for ada.csv")
+
+    monkeypatch.setattr(fitting, "log_fit", explode)
+    fit: Any = SimpleNamespace(candidate="gmm k=4")
+    fitting.log_others(CONTEXT, spine.settings, Snapshot(pd.DataFrame(), DAY, "digest", "a-run"), [fit], "a-selection")
+    assert caplog.messages == ["gmm k=4 could not be logged for comparison: OSError"]
+
+
+def test_the_candidates_alone_are_fitted_beside_the_champion(spine: Spine) -> None:
     asked = spine.settings.clustering.model_copy(update={"candidates": ("hdbscan", "kmeans", "gmm", "gmm")})
     settings = spine.settings.model_copy(update={"clustering": asked})
-    clustering._compare(CONTEXT, settings, clustering.Snapshot(pd.DataFrame(), DAY, "digest", "a-run"))
-    assert fitted == ["hdbscan", "gmm"]
+    assert [params["algorithm"] for params in promotion._only_compared(settings)] == ["hdbscan", "gmm"]
+    chosen = settings.model_copy(update={"clustering": asked.model_copy(update={"algorithm": "auto"})})
+    assert promotion._only_compared(chosen) == []
 
 
 KMEANS = {"algorithm": "kmeans", "n_clusters": "4", "max_iterations": "300", "seed": "20131216"}
@@ -227,6 +207,7 @@ DBSCAN = {"algorithm": "dbscan", "eps": "None", "min_samples": "10", "seed": "20
         (DBSCAN, {}, "kmeans, k=4"),
         (KMEANS, {"algorithm": "dbscan", "seed": 5}, "dbscan, seed 5"),
         (KMEANS, {"algorithm": "hierarchical"}, "hierarchical, k=4"),
+        (KMEANS, {"algorithm": "auto"}, None),
     ],
 )
 def test_only_settings_that_hold_for_the_algorithm_make_a_champion_another(
@@ -239,7 +220,7 @@ def test_only_settings_that_hold_for_the_algorithm_make_a_champion_another(
 
 
 def test_clusters_of_another_model_are_not_scored(spine: Spine, no_record: pytest.MonkeyPatch) -> None:
-    no_record.setattr(record, "champion_for", lambda *_: {"model_version": 2})
+    no_record.setattr(promotions, "champion_for", lambda *_: {"model_version": 2})
     no_record.setattr(record, "read_table", lambda *_: pd.DataFrame({"model_version": [1]}))
     with pytest.raises(dg.Failure, match="are not the champion's; materialize them first"):
         risk._score(spine.settings, pd.DataFrame(), DAY)

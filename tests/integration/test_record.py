@@ -1,10 +1,10 @@
-"""The record on a real server: tables as declared, partitions, promotions, the identity map and its audit."""
+"""The record on a real server: tables as declared, partitions, the identity map and its audit."""
 
 import contextlib
 import dataclasses
 import getpass
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from iom_platform.storage import record
 from iom_platform.storage.postgres_server import Server, ensure_server
 from iom_platform.storage.record import NotAllowed, RecordError, open_record, prepare_record
 from iom_platform.storage.rows import RowsError, hash_rows, shape_rows
-from iom_platform.tables import ASSIGNMENTS, LINEAGE, PROMOTIONS, STUDENT_RISK
+from iom_platform.tables import ASSIGNMENTS, PROMOTIONS, STUDENT_RISK
+from tests.plants import valid_frame
 
 DAY = date(2013, 12, 16)
 EARLIER = date(2013, 5, 15)
@@ -77,14 +78,6 @@ UNKNOWN = {
     "risk_level": "UNKNOWN", "risk_score": None, "cluster": None, "cluster_uid": None, "model_name": None,
     "model_version": None,
 }  # fmt: skip
-
-
-def promotion(version: int, trained: date, **changes: Any) -> dict[str, Any]:
-    row = {
-        "model_name": "m", "model_version": version, "algorithm": "kmeans", "trained_as_of": trained,
-        "fit_key": f"key {version}", "reason": "first", "mlflow_run_id": "r", "promoted_at": datetime(2014, 1, 1, tzinfo=UTC),
-    }  # fmt: skip
-    return row | changes
 
 
 # -- tables --------------------------------------------------------------------------------------------
@@ -215,7 +208,9 @@ def test_rows_of_another_shape_are_refused(conn: record.Connection, change: Any,
 
 def test_a_table_without_a_day_has_no_partition(conn: record.Connection) -> None:
     with pytest.raises(RowsError, match="clustering/promotions has no as-of day"):
-        record.replace_partition(conn, PROMOTIONS, DAY, pd.DataFrame([promotion(1, DAY)]))
+        record.replace_partition(
+            conn, PROMOTIONS, DAY, valid_frame(PROMOTIONS.path, 1).assign(promoted_at=datetime(2014, 1, 1))
+        )
 
 
 # -- the table hash ------------------------------------------------------------------------------------
@@ -245,69 +240,6 @@ def test_the_hash_keeps_values_and_columns_apart() -> None:
         [shape_rows(ASSIGNMENTS, assignments(students=(s,)).assign(cluster=0)) for s in ("aa", "bb")]
     )
     assert hash_rows(ASSIGNMENTS, chunked) == digest(cluster=0)
-
-
-# -- promotions ----------------------------------------------------------------------------------------
-
-
-def test_the_champion_of_a_day_was_trained_by_then(conn: record.Connection) -> None:
-    for version, trained in ((1, EARLIER), (2, DAY), (3, DAY), (4, date(2014, 2, 1))):
-        record.save_promotion(conn, promotion(version, trained))
-    record.save_promotion(conn, promotion(9, EARLIER, model_name="other"))
-    assert record.champion_for(conn, "m", date(2013, 5, 14)) is None
-    versions = {day: (record.champion_for(conn, "m", day) or {}).get("model_version") for day in (EARLIER, DAY)}
-    assert versions == {EARLIER: 1, DAY: 3}
-    found = record.promotion_by_fit_key(conn, "m", "key 2")
-    assert found == promotion(2, DAY)
-    assert record.promotion_by_fit_key(conn, "m", "key 9") is None
-
-
-def test_a_promotion_is_saved_once(conn: record.Connection) -> None:
-    record.save_promotion(conn, promotion(1, DAY))
-    record.save_promotion(conn, promotion(1, DAY, mlflow_run_id="again"))
-    with pytest.raises(RecordError, match="version 1 of m is already promoted with another fit key"):
-        record.save_promotion(conn, promotion(1, DAY, fit_key="other"))
-    with pytest.raises(RecordError, match="exactly the columns"):
-        record.save_promotion(conn, {"model_name": "m"})
-
-
-def lineage(version: int = 2, **changes: Any) -> pd.DataFrame:
-    row = {
-        "model_name": "m", "model_version": version, "cluster_uid": UID, "change": "same", "cluster": 3, "name": "steady",
-        "from_uid": UID, "into_uid": None, "former_version": version - 1, "overlap": 0.9, "center_distance": 0.1, "share": 0.2,
-    }  # fmt: skip
-    return pd.DataFrame([row | changes])
-
-
-def test_a_lineage_is_saved_once_and_read_by_version(conn: record.Connection) -> None:
-    for number in (2, 3):
-        record.save_lineage(conn, lineage(number))
-    record.save_lineage(conn, lineage(2, name="another"))
-    assert shape_rows(LINEAGE, record.read_lineage(conn, "m", 2)).equals(shape_rows(LINEAGE, lineage(2)))
-    assert record.read_lineage(conn, "m", 3)["former_version"].tolist() == [2]
-    assert record.read_lineage(conn, "m", 4).empty and record.read_lineage(conn, "other", 2).empty
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"cluster_uid": "2", "from_uid": "2"},
-        {"change": "moved"},
-        {"cluster": None},
-        {"change": "died", "from_uid": None},
-        {"from_uid": None},
-        {"from_uid": "c-4e5f6071"},
-        {"change": "split"},
-        {"change": "merged", "cluster": None, "from_uid": None},
-        {"into_uid": "c-4e5f6071"},
-        {"overlap": 1.1},
-        {"center_distance": -0.1},
-        {"share": 2},
-    ],
-)
-def test_a_lineage_that_contradicts_itself_is_refused(conn: record.Connection, changes: dict[str, Any]) -> None:
-    with pytest.raises(RecordError, match=r"clustering/lineage refuses rows that break lineage_.*check"):
-        record.save_lineage(conn, lineage(**changes))
 
 
 # -- identities ----------------------------------------------------------------------------------------

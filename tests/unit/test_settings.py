@@ -68,6 +68,8 @@ def test_candidates_are_a_list_in_the_file_and_a_line_in_a_variable(
     for text, names in (("kmeans, dbscan", ("kmeans", "dbscan")), ("gmm", ("gmm",)), ("", ())):
         monkeypatch.setenv("IOM_CLUSTERING__CANDIDATES", text)
         assert load_settings().clustering.candidates == names
+    monkeypatch.setenv("IOM_CLUSTERING__N_CLUSTERS_RANGE", "2, 5")
+    assert load_settings().clustering.n_clusters_range == (2, 5)
     monkeypatch.setenv("IOM_CLUSTERING__CANDIDATES", "gmm,kmean")
     known = "'kmeans', 'gmm', 'dbscan', 'hdbscan' or 'hierarchical'"
     with pytest.raises(SettingsError, match=rf"^setting clustering\.candidates\.1: Input should be {known}; mend it"):
@@ -124,6 +126,16 @@ def test_unknown_variable_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> 
         ("clustering: {algorithm: kmeens}\n", "clustering.algorithm: Input should be 'kmeans', 'gmm', 'dbscan'"),
         ("clustering: {candidates: [kmeens]}\n", "clustering.candidates.0: Input should be 'kmeans', 'gmm', 'dbscan'"),
         ("clustering: {candidates: 3}\n", "clustering.candidates"),
+        ("clustering: {n_clusters_range: [5, 3]}\n", "clustering.n_clusters_range: 5 is more than 3; write the least"),
+        ("clustering: {n_clusters_range: [1, 3]}\n", "clustering.n_clusters_range.0: Input should be greater"),
+        (
+            "clustering: {algorithm: auto, candidates: []}\n",
+            "setting clustering: algorithm auto chooses among candidates",
+        ),
+        (
+            "clustering: {algorithm: auto}\nvalidation: {bootstrap_iterations: 0}\n",
+            "^settings: clustering.algorithm auto chooses by stability",
+        ),
         ("clustering: {linkage: single}\n", "clustering.linkage: Input should be 'ward', 'average' or 'complete'"),
         ("clustering: {eps: 0}\n", "clustering.eps"),
         ("clustering: {eps: .nan}\n", "clustering.eps"),

@@ -99,6 +99,7 @@ def test_every_setting_is_documented_in_iom_yaml() -> None:
 
 def test_every_command_and_source_is_in_the_readme_and_the_other_way_round() -> None:
     commands = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
+    commands |= {group.name for group in app.registered_groups if group.name}
     assert set(re.findall(r"^\| `iom ([a-z]+)", README, flags=re.M)) == commands
     for source in SOURCES:
         assert f"`{source}`" in DATA

@@ -1,0 +1,211 @@
+"""Who becomes champion on the whole platform, who does not, and what a person can do about it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from iom_platform.extract.synthetic import TwinKnobs, write_twin
+from iom_platform.extract.twin.archetypes import ARCHETYPES
+from iom_platform.flow.cohort import read_cohort
+from iom_platform.storage import promotions, record
+from iom_platform.storage.model_registry import Registry
+from iom_platform.tables import ASSIGNMENTS, MODEL_INPUTS, MODEL_NAME, PROFILES, STUDENT_RISK
+from tests.spine import Spine, red_checks, set_columns, spine_at, succeed
+
+DAY = date(2026, 5, 1)
+BEFORE = DAY - timedelta(days=7)
+WHY = ("--reason", "the groups say less")
+
+
+@pytest.fixture(scope="module")
+def spine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spine]:
+    """Two days that version 1 scored, which was trained on the first."""
+    folder = tmp_path_factory.mktemp("champions")
+    write_twin(folder / "twin", students=250, seed=7, through=DAY)
+    with spine_at(folder / "home") as platform:
+        succeed(platform.land(folder / "twin", DAY))
+        for day in (BEFORE, DAY):
+            succeed(platform.score(day))
+        yield platform
+
+
+def published(spine: Spine, day: date = DAY) -> dict[str, str]:
+    """Hashes of what a model made of a day."""
+    hashes = spine.hashes(day)
+    return {table.path: hashes[table.path] for table in (ASSIGNMENTS, PROFILES, STUDENT_RISK)}
+
+
+def versions(spine: Spine, day: date = DAY) -> set[int]:
+    with record.open_record(spine.settings) as conn:
+        return set(record.read_table(conn, ASSIGNMENTS, day)["model_version"])
+
+
+def aliases(spine: Spine) -> dict[str, int]:
+    found = Registry.of(spine.settings)._client().get_registered_model(MODEL_NAME).aliases
+    return {name: int(version) for name, version in found.items()}
+
+
+def models(spine: Spine, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return spine.iom("models", *arguments)
+
+
+@pytest.fixture(scope="module")
+def changed(spine: Spine) -> dict[str, Any]:
+    """What was published before a refit, after it, after the rollback, and after a promotion by hand; and what was said."""
+    found: dict[str, Any] = {"first": published(spine), "earlier": published(spine, BEFORE)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IOM_CLUSTERING__N_CLUSTERS", "3")
+        succeed(spine.score(DAY, refit=True))
+    found |= {"refit": published(spine), "refit by": versions(spine), "refit aliases": aliases(spine)}
+    found["rollback said"] = models(spine, "rollback", *WHY)
+    found |= {"back": published(spine), "back by": versions(spine), "back aliases": aliases(spine)}
+    found["promote said"] = models(spine, "promote", "2", "--reason", "it was right")
+    found |= {"again": published(spine), "listed": models(spine, "list")}
+    return found
+
+
+def test_a_rollback_restores_what_was_published_before(changed: dict[str, Any]) -> None:
+    assert changed["rollback said"].returncode == 0, changed["rollback said"].stderr
+    assert changed["refit"] != changed["first"] and changed["refit by"] == {2}
+    assert changed["back"] == changed["first"] and changed["back by"] == {1}
+    assert (changed["refit aliases"]["champion"], changed["back aliases"]["champion"]) == (2, 1)
+    said = changed["rollback said"].stdout
+    assert "student_clusters version 1 is the champion; withdrawn: version 2." in said
+    assert f"Days scored again: {DAY}." in said
+
+
+def test_a_version_that_was_withdrawn_can_be_promoted_again(spine: Spine, changed: dict[str, Any]) -> None:
+    assert changed["promote said"].returncode == 0, changed["promote said"].stderr
+    assert changed["again"] == changed["refit"]
+    assert published(spine, BEFORE) == changed["earlier"]
+    with record.open_record(spine.settings) as conn:
+        row = promotions.find_promotion(conn, MODEL_NAME, 2)
+    assert row is not None and row["withdrawn_at"] is None and row["reason"].endswith(": it was right")
+
+
+def test_the_list_says_what_scores_and_why(changed: dict[str, Any]) -> None:
+    lines = changed["listed"].stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["version", "2", "1"]
+    assert "kmeans k=3" in lines[1] and f"scores from {DAY} on: promoted by" in lines[1]
+    assert "kmeans k=4" in lines[2] and f"scores from {BEFORE} to the next: first model" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("rollback", "--reason", " "), "needs a reason"),
+        (("promote", "9", *WHY), "has no version 9; `iom models list` shows which there are"),
+        (("promote", "2", *WHY), "version 2 is the champion already"),
+    ],
+)
+def test_a_change_without_meaning_is_refused(
+    spine: Spine, changed: dict[str, Any], arguments: tuple[str, ...], said: str
+) -> None:
+    done = models(spine, *arguments)
+    assert done.returncode == 2 and said in done.stderr
+    assert published(spine) == changed["again"]
+
+
+def test_the_fits_of_a_decision_are_nested_in_its_run(spine: Spine, changed: dict[str, Any]) -> None:
+    registry = Registry.of(spine.settings)
+    runs = registry._client().search_runs([str(registry.experiment_id(MODEL_NAME))], order_by=["start_time ASC"])
+    first, second = (run for run in runs if "decision" in run.data.tags)
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == second.info.run_id]
+    # what the settings asked for, the champion's method on the same rows, and the other candidate
+    assert sorted(run.info.run_name for run in children) == [f"gmm k=3 {DAY}", f"kmeans k=3 {DAY}", f"kmeans k=4 {DAY}"]
+    assert {run.info.status for run in (first, second, *children)} == {"FINISHED"}
+    assert second.data.tags["decision"].startswith("promoted version 2: forced refit: kmeans k=3")
+    assert second.data.tags["dagster_run_id"] == children[0].data.tags["dagster_run_id"]
+    table = pd.read_csv(pd.io.common.BytesIO(registry.artifact(second.info.run_id, "candidates.csv")))
+    assert table.loc[table["is_chosen"], "candidate"].tolist() == ["kmeans k=3"]
+    assert table.set_index("candidate")["stability_ari_mean"].notna().to_dict() == {
+        "kmeans k=3": True, "kmeans k=4": True, "gmm k=3": False,
+    }  # fmt: skip
+
+
+def test_the_champion_gives_the_published_labels_in_another_process(
+    spine: Spine, changed: dict[str, Any], tmp_path: Path
+) -> None:
+    cohort = read_cohort(spine.settings, DAY)
+    rows = cohort[cohort["is_observed"]]
+    rows[list(MODEL_INPUTS)].to_parquet(tmp_path / "rows.parquet")
+    uri = Registry.of(spine.settings)._version(MODEL_NAME, 2).source
+    script = (
+        "import sys, json, mlflow, pandas as pd\n"
+        "model = mlflow.pyfunc.load_model(sys.argv[1])\n"
+        "print(json.dumps(model.predict(pd.read_parquet(sys.argv[2])).tolist()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, uri, str(tmp_path / "rows.parquet")],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    with record.open_record(spine.settings) as conn:
+        assigned = record.read_table(conn, ASSIGNMENTS, DAY)
+    wanted = rows.merge(assigned, on=["student_pseudonym", "course_id"], validate="one_to_one")["cluster"]
+    assert json.loads(done.stdout.splitlines()[-1]) == wanted.tolist()
+
+
+def test_a_fit_that_is_refused_waits_as_challenger_and_the_champion_goes_on(
+    spine: Spine, changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IOM_VALIDATION__MIN_STABILITY", "0.9999")
+    monkeypatch.setenv("IOM_CLUSTERING__N_CLUSTERS", "5")
+    result = spine.score(DAY, refit=True)
+    succeed(result)
+    assert red_checks(result) == {("clustering/promotions", "stability")}
+    assert aliases(spine) == {"champion": 2, "challenger": 3}
+    assert published(spine) == changed["again"]
+    (check,) = (c for c in result.get_asset_check_evaluations() if c.check_name == "stability")
+    assert "below validation.min_stability 0.9999" in str(check.metadata["found"].value)
+    done = models(spine, "promote", "3", "--reason", "we know better")
+    assert done.returncode == 0, done.stderr
+    assert versions(spine) == {3}
+    assert aliases(spine) == {"champion": 3}
+
+
+# -- courses -------------------------------------------------------------------------------------------
+
+
+def _write_course_twin(folder: Path) -> None:
+    """A twin of steady students, whose courses alone differ: one ended its clicks weeks ago and is marked severely."""
+    shares = tuple(float(a.name == "steady") for a in ARCHETYPES)
+    knobs = replace(TwinKnobs(), archetype_shares=shares)
+    summary = write_twin(folder / "twin", students=250, seed=7, through=DAY, knobs=knobs)
+    other = summary.running[0]
+    of_other = tuple(other.course_id.split("-"))
+    quiet_from = (DAY - other.starts_on).days - 21
+    clicks = pd.read_csv(folder / "twin" / "studentVle.csv", dtype=str, keep_default_na=False)
+    is_other = (clicks["code_module"] == of_other[0]) & (clicks["code_presentation"] == of_other[1])
+    kept = clicks[~is_other | (clicks["date"].astype(int) < quiet_from)]
+    kept.to_csv(folder / "twin" / "studentVle.csv", index=False)
+    marked = pd.read_csv(folder / "twin" / "assessments.csv", dtype=str)
+    is_severe = (marked["code_module"] == of_other[0]) & (marked["code_presentation"] == of_other[1])
+    severe = set(marked.loc[is_severe, "id_assessment"])
+
+    def mark(number: int, row: dict[str, str]) -> dict[str, str]:
+        return {"score": str((20 if row["id_assessment"] in severe else 90) + number % 3)}
+
+    set_columns(folder / "twin" / "studentAssessment.csv", mark)
+
+
+def test_clusters_that_only_separate_courses_are_refused(tmp_path: Path) -> None:
+    _write_course_twin(tmp_path)
+    with spine_at(tmp_path / "home") as platform:
+        succeed(platform.land(tmp_path / "twin", DAY))
+        done = platform.iom("run", "--source", "synthetic", "--path", str(tmp_path / "twin"), "--as-of", str(DAY))
+        with record.open_record(platform.settings) as conn:
+            risk = record.read_table(conn, STUDENT_RISK, DAY)
+            assert promotions.read_promotions(conn, MODEL_NAME) == []
+        listed = models(platform, "list")
+    assert done.returncode == 5, done.stderr
+    assert "a check is red: clustering/promotions course_separation: course_nmi is" in done.stderr
+    assert set(risk["risk_level"]) == {"UNKNOWN"} and len(risk) > 100
+    assert "not promoted" in listed.stdout
