@@ -1,9 +1,11 @@
 """Who becomes champion on the whole platform, who does not, and what a person can do about it."""
 
+import io
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -53,8 +55,16 @@ def aliases(spine: Spine) -> dict[str, int]:
     return {name: int(version) for name, version in found.items()}
 
 
-def models(spine: Spine, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return spine.iom("models", *arguments)
+def models(*arguments: str) -> tuple[int, str]:
+    """`iom models` in this process, which has loaded the platform already: exit code and what it said."""
+    from iom_platform.cli import main
+
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
+        patch.setattr(sys, "argv", ["iom", "models", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return int(ended.value.code or 0), said.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -65,25 +75,25 @@ def changed(spine: Spine) -> dict[str, Any]:
         patch.setenv("IOM_CLUSTERING__N_CLUSTERS", "3")
         succeed(spine.score(DAY, refit=True))
     found |= {"refit": published(spine), "refit by": versions(spine), "refit aliases": aliases(spine)}
-    found["rollback said"] = models(spine, "rollback", *WHY)
+    found["rollback said"] = models("rollback", *WHY)
     found |= {"back": published(spine), "back by": versions(spine), "back aliases": aliases(spine)}
-    found["promote said"] = models(spine, "promote", "2", "--reason", "it was right")
-    found |= {"again": published(spine), "listed": models(spine, "list")}
+    found["promote said"] = models("promote", "2", "--reason", "it was right")
+    found |= {"again": published(spine), "listed": models("list")}
     return found
 
 
 def test_a_rollback_restores_what_was_published_before(changed: dict[str, Any]) -> None:
-    assert changed["rollback said"].returncode == 0, changed["rollback said"].stderr
+    code, said = changed["rollback said"]
+    assert code == 0, said
     assert changed["refit"] != changed["first"] and changed["refit by"] == {2}
     assert changed["back"] == changed["first"] and changed["back by"] == {1}
     assert (changed["refit aliases"]["champion"], changed["back aliases"]["champion"]) == (2, 1)
-    said = changed["rollback said"].stdout
     assert "student_clusters version 1 is the champion; withdrawn: version 2." in said
     assert f"Days scored again: {DAY}." in said
 
 
 def test_a_version_that_was_withdrawn_can_be_promoted_again(spine: Spine, changed: dict[str, Any]) -> None:
-    assert changed["promote said"].returncode == 0, changed["promote said"].stderr
+    assert changed["promote said"][0] == 0, changed["promote said"][1]
     assert changed["again"] == changed["refit"]
     assert published(spine, BEFORE) == changed["earlier"]
     with record.open_record(spine.settings) as conn:
@@ -92,7 +102,7 @@ def test_a_version_that_was_withdrawn_can_be_promoted_again(spine: Spine, change
 
 
 def test_the_list_says_what_scores_and_why(changed: dict[str, Any]) -> None:
-    lines = changed["listed"].stdout.splitlines()
+    lines = changed["listed"][1].splitlines()
     assert [line.split()[0] for line in lines] == ["version", "2", "1"]
     assert "kmeans k=3" in lines[1] and f"scores from {DAY} on: promoted by" in lines[1]
     assert "kmeans k=4" in lines[2] and f"scores from {BEFORE} to the next: first model" in lines[2]
@@ -109,8 +119,8 @@ def test_the_list_says_what_scores_and_why(changed: dict[str, Any]) -> None:
 def test_a_change_without_meaning_is_refused(
     spine: Spine, changed: dict[str, Any], arguments: tuple[str, ...], said: str
 ) -> None:
-    done = models(spine, *arguments)
-    assert done.returncode == 2 and said in done.stderr
+    code, found = models(*arguments)
+    assert code == 2 and said in found
     assert published(spine) == changed["again"]
 
 
@@ -165,8 +175,8 @@ def test_a_fit_that_is_refused_waits_as_challenger_and_the_champion_goes_on(
     assert published(spine) == changed["again"]
     (check,) = (c for c in result.get_asset_check_evaluations() if c.check_name == "stability")
     assert "below validation.min_stability 0.9999" in str(check.metadata["found"].value)
-    done = models(spine, "promote", "3", "--reason", "we know better")
-    assert done.returncode == 0, done.stderr
+    code, found = models("promote", "3", "--reason", "we know better")
+    assert code == 0, found
     assert versions(spine) == {3}
     assert aliases(spine) == {"champion": 3}
 
@@ -204,8 +214,8 @@ def test_clusters_that_only_separate_courses_are_refused(tmp_path: Path) -> None
         with record.open_record(platform.settings) as conn:
             risk = record.read_table(conn, STUDENT_RISK, DAY)
             assert promotions.read_promotions(conn, MODEL_NAME) == []
-        listed = models(platform, "list")
+        listed = models("list")
     assert done.returncode == 5, done.stderr
     assert "a check is red: clustering/promotions course_separation: course_nmi is" in done.stderr
     assert set(risk["risk_level"]) == {"UNKNOWN"} and len(risk) > 100
-    assert "not promoted" in listed.stdout
+    assert "not promoted" in listed[1]
