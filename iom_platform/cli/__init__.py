@@ -152,7 +152,19 @@ def cluster(
     features: Annotated[str, typer.Option("--features", help="Columns to cluster by, with commas between.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write to.")],
     k: Annotated[int, typer.Option("--k", help="Number of clusters.")] = 3,
-    algorithms: Annotated[str, typer.Option("--algorithms", help="kmeans, gmm, or both.")] = "kmeans,gmm",
+    algorithms: Annotated[
+        str, typer.Option("--algorithms", help="Of kmeans, gmm, dbscan, hdbscan and hierarchical.")
+    ] = "kmeans,gmm",
+    linkage: Annotated[str, typer.Option("--linkage", help="Of hierarchical: ward, average or complete.")] = "ward",
+    eps: Annotated[
+        float | None, typer.Option("--eps", help="Of dbscan, in standard deviations; default is taken from the data.")
+    ] = None,
+    min_samples: Annotated[
+        int, typer.Option("--min-samples", help="Of dbscan and hdbscan: learners around a core one, itself among them.")
+    ] = 10,
+    min_cluster_size: Annotated[
+        int, typer.Option("--min-cluster-size", help="Of hdbscan: fewer learners together are noise.")
+    ] = 15,
     sample: Annotated[int, typer.Option("--sample", help="Learners that the silhouette is taken on.")] = 100_000,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Same file and seed, same clusters.")] = 7,
     no_csv: Annotated[bool, typer.Option("--no-csv", help="Write no CSV and no .csv.gz, Parquet alone.")] = False,
@@ -171,7 +183,8 @@ def cluster(
     """Cluster the learners of one file of any size, with profiles, models and a report; no home, no server."""
     from iom_platform.cli.cluster import Request, cluster_file, find_uploads
 
-    request = Request(_names(features), _names(algorithms), k=k, sample=sample, seed=seed)
+    knobs = {"linkage": linkage, "eps": eps, "min_samples": min_samples, "min_cluster_size": min_cluster_size}
+    request = Request(_names(features), _names(algorithms), k=k, sample=sample, seed=seed, knobs=knobs)
     uploads = find_uploads(postgres=postgres, mongo=mongo, database=database, collection=collection)
     cluster_file(file, request, out, with_csv=not no_csv, uploads=uploads)
 

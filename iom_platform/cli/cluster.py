@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+from iom_platform.clustering.algorithms import ALGORITHMS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,8 +31,7 @@ if TYPE_CHECKING:
     from iom_platform.storage.learner_files import LearnerFiles, Rows
     from iom_platform.storage.learner_postgres import Mode
 
-ALGORITHMS = ("kmeans", "gmm")
-MOST_CLUSTERS = 100  # a label is written with two digits
+_MOST_CLUSTERS = 100  # a label is written with two digits
 _REJECTED_SHOWN = 5
 _PACKAGES = ("iom_platform", "numpy", "numba", "scikit-learn", "polars")
 
@@ -56,9 +57,14 @@ class Request:
     k: int
     sample: int
     seed: int
+    knobs: Mapping[str, Any] = field(default_factory=dict)  # of the methods that are fitted on a sample
 
     def check(self) -> None:
         """Raise UsageError for what has no meaning, before anything is read."""
+        from pydantic import ValidationError
+
+        from iom_platform.settings import Clustering
+
         names = [name.casefold() for name in self.features]  # as a header is read
         if "" in names or len(set(names)) < len(names) or "learner_id" in names:
             raise UsageError("--features must name each column once, without the id: --features time_spent,avg_score")
@@ -67,10 +73,18 @@ class Request:
             raise UsageError(f"--features names {min(made)}, which is a column of the result; rename it in the file")
         if set(self.algorithms) - set(ALGORITHMS) or len(set(self.algorithms)) < len(self.algorithms):
             raise UsageError(f"--algorithms {','.join(self.algorithms)} must be of {', '.join(ALGORITHMS)}, each once")
-        if not 2 <= self.k <= MOST_CLUSTERS:
+        if not 2 <= self.k <= _MOST_CLUSTERS:
             raise UsageError(
-                f"--k is {self.k}; clusters tell learners apart from 2 on, and {MOST_CLUSTERS} are the most"
+                f"--k is {self.k}; clusters tell learners apart from 2 on, and {_MOST_CLUSTERS} are the most"
             )
+        try:
+            Clustering(**self.knobs)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name, said = str(first["loc"][0]), first["msg"]
+            raise UsageError(
+                f"--{name.replace('_', '-')} is {self.knobs[name]}; {said[:1].lower()}{said[1:]}"
+            ) from None
         if self.sample < 2:
             raise UsageError(f"--sample is {self.sample}; a silhouette compares at least two learners")
 
@@ -176,7 +190,7 @@ def _cluster(
             try:
                 found = fit_clusters(
                     columns, algorithms=request.algorithms, clusters=request.k, seed=request.seed,
-                    max_iterations=Clustering().max_iterations, run=run,
+                    max_iterations=Clustering().max_iterations, run=run, knobs=request.knobs,
                 )  # fmt: skip
             except ValueError as error:
                 raise ClusterRefused(f"{file.path.name}: {error}") from None
@@ -203,16 +217,35 @@ def _cluster(
         "features": list(request.features),
         "k": request.k,
         "quality_metrics": quality,
-        "sizes": {
-            name: {str(c): int(n) for c, n in enumerate(np.bincount(some, minlength=request.k))}
-            for name, some in labels.items()
-        },
+        "sizes": {one.algorithm: _count_members(one, labels[one.algorithm], request.k) for one in found},
         "seeds": {"fit": request.seed, "silhouette": request.seed},
         "fitted_on": "every learner; starts were drawn on a seeded sample",
+        **({"methods": methods} if (methods := _describe_methods(found, request)) else {}),
         "versions": {"python": sys.version.split()[0], **{name: version(name) for name in _PACKAGES}},
         "timings": steps.seconds,
     }
     return facts, _shape_small_files(facts, profiles, scaler, found)
+
+
+def _count_members(one: "Clusters", labels: np.ndarray, k: int) -> dict[str, int]:
+    """Learners by cluster, noise as -1."""
+    if one.fit is not None:
+        return {str(c): int(n) for c, n in enumerate(np.bincount(labels, minlength=k))}
+    return {str(c): int(n) for c, n in zip(*np.unique(labels, return_counts=True), strict=True)}
+
+
+def _describe_methods(found: "Sequence[Clusters]", request: Request) -> dict[str, dict[str, Any]]:
+    """How those were fitted that cannot see every learner."""
+    return {
+        one.algorithm: {
+            "fitted_on": one.fitted_on,
+            "assigned_by": ALGORITHMS[one.algorithm].assigned_by,
+            "agreement_with_method": one.agreement,
+            "parameters": {n: v for n, v in request.knobs.items() if n in ALGORITHMS[one.algorithm].knobs},
+        }
+        for one in found
+        if one.fit is None
+    }
 
 
 def _say_why_nobody(file: "LearnerFile") -> str:
@@ -319,6 +352,9 @@ def _tell(facts: dict[str, Any], out: Path, made: Sequence[Path]) -> None:
         print(f"warning: {warning}")
     for name, quality in facts["quality_metrics"].items():
         silhouette = "undefined" if quality["silhouette"] is None else f"{quality['silhouette']:.4f}"
-        sizes = ", ".join(f"{n:,}" for n in facts["sizes"][name].values())
-        print(f"{name}: silhouette {silhouette}; learners per cluster {sizes}")
+        sizes = ", ".join(f"{n:,}" for cluster, n in facts["sizes"][name].items() if cluster != "-1")
+        noise = f", noise {facts['sizes'][name]['-1']:,}" if "-1" in facts["sizes"][name] else ""
+        print(f"{name}: silhouette {silhouette}; learners per cluster {sizes}{noise}")
+    for name, how in facts.get("methods", {}).items():
+        print(f"{name}: fitted on {how['fitted_on']}, agreement with the method {how['agreement_with_method']:.4f}")
     print(f"Written to {out}: {', '.join(path.name for path in made)}")

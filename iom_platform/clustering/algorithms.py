@@ -54,6 +54,10 @@ class FitRefused(ValueError):
     """A snapshot gives no model worth having; the message is one sentence, without a value of any row."""
 
 
+def _as_setting(knob: str) -> str:
+    return f"clustering.{knob}"
+
+
 @dataclass(frozen=True)
 class Algorithm:
     """One entry of the registry; its functions get bare estimators and scaled matrices (n_students, n_inputs)."""
@@ -266,8 +270,8 @@ def fit_and_describe(
     inputs = inputs.sort_values(list(MODEL_INPUTS), kind="stable", ignore_index=True)
     scaling, estimator = build_scaling(), _build(params)
     scaled = scaling.fit_transform(inputs)
-    rows, agreement = _draw(scaled, max_rows or entry.max_rows, seed), None
-    _check_rows(rows, params)
+    (rows, fitted_on), agreement = draw_rows(scaled, max_rows or entry.max_rows, seed), None
+    _check_distinct(rows, params)
     with threadpool_limits(limits=1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # told by measure_quality as is_converged
         if entry.find is None:
@@ -275,9 +279,7 @@ def fit_and_describe(
             assert entry.reorder is not None
             entry.reorder(estimator, _canonical_order(centers_of(estimator)[0]))
         else:
-            estimator, agreement = _find_and_summarize(entry, estimator, rows)
-    drawn = f"a sample of {len(rows):,} of {len(scaled):,} rows, seed {seed}"
-    fitted_on = f"all {len(rows):,} rows" if len(rows) == len(scaled) else drawn
+            estimator, agreement = find_and_summarize(rows, params, order=_canonical_order)
     model = Pipeline([("scale", scaling), ("cluster", estimator)])
     return Fitted(model, fitted_on, entry.assigned_by, agreement)
 
@@ -287,40 +289,51 @@ def _build(params: Mapping[str, Any]) -> Any:
     return entry.build(**{name: params[name] for name in entry.knobs if name in params})
 
 
-def _draw(scaled: np.ndarray, max_rows: int | None, seed: int) -> np.ndarray:
+def draw_rows(scaled: np.ndarray, max_rows: int | None, seed: int) -> tuple[np.ndarray, str]:
+    """At most max_rows of the rows (n_rows, n_inputs) in their order, drawn by the seed, and which they are in words."""
     if max_rows is None or len(scaled) <= max_rows:
-        return scaled
-    return scaled[np.sort(np.random.default_rng(seed).choice(len(scaled), size=max_rows, replace=False))]
+        return scaled, f"all {len(scaled):,} rows"
+    rows = scaled[np.sort(np.random.default_rng(seed).choice(len(scaled), size=max_rows, replace=False))]
+    return rows, f"a sample of {len(rows):,} of {len(scaled):,} rows, seed {seed}"
 
 
-def _check_rows(rows: np.ndarray, params: Mapping[str, Any]) -> None:
+def _check_distinct(rows: np.ndarray, params: Mapping[str, Any]) -> None:
     distinct, clusters = len(np.unique(rows.round(9), axis=0)), params.get("n_clusters", 2)
     if distinct < clusters:
         remedy = "lower clustering.n_clusters or choose" if "n_clusters" in params else "choose"
         raise FitRefused(f"the snapshot has {distinct} distinct rows for {clusters} clusters; {remedy} a later day")
-    for knob in ("min_samples", "min_cluster_size"):
-        if len(rows) < params.get(knob, 0):
-            raise FitRefused(f"the snapshot has {len(rows)} rows and clustering.{knob} is {params[knob]}; lower it")
 
 
-def _find_and_summarize(entry: Algorithm, estimator: Any, scaled: np.ndarray) -> tuple[Any, float]:
-    """The classifier that assigns to the clusters which a method finds, numbered anew, and how well it agrees with it."""
+def find_and_summarize(
+    rows: np.ndarray, params: Mapping[str, Any], *, order: Callable[[np.ndarray], np.ndarray],
+    spell: Callable[[str], str] = _as_setting,
+) -> tuple[Any, float]:  # fmt: skip
+    """The classifier that assigns to the clusters which a method finds that cannot predict, and how well it agrees with it.
+
+    rows: (n_rows, n_inputs) float64; params: as `select_params` returns them; order: from the means of the clusters
+    (k, n_inputs) to their places, the first one first; spell: a knob as its user knows it. The agreement is that of
+    `Fitted`. Raises FitRefused for fewer rows than a knob asks for, and fewer than two clusters that have a center.
+    """
     from sklearn.metrics import adjusted_rand_score
 
+    entry = find_algorithm(params["algorithm"])
     assert entry.find is not None
-    exact, is_core = entry.find(estimator, scaled)
+    for knob in ("min_samples", "min_cluster_size"):
+        if len(rows) < params.get(knob, 0):
+            raise FitRefused(f"there are {len(rows)} rows and {spell(knob)} is {params[knob]}; lower it")
+    exact, is_core = entry.find(_build(params), rows)
     sizes = np.bincount(exact[is_core & (exact != NOISE)])
     kept = np.flatnonzero(sizes >= ROWS_PER_CENTER)
     if len(kept) < 2:
         raise FitRefused(
-            f"{len(scaled)} rows make {len(kept)} cluster{'s' * (len(kept) != 1)} of {ROWS_PER_CENTER} rows or more, which "
-            f"tells nobody apart; change {' or '.join(f'clustering.{knob}' for knob in entry.knobs)}"
+            f"{len(rows)} rows make {len(kept)} cluster{'s' * (len(kept) != 1)} of {ROWS_PER_CENTER} rows or more, which "
+            f"tells nobody apart; change {' or '.join(map(spell, entry.knobs))}"
         )
-    order = kept[_canonical_order(np.array([scaled[exact == cluster].mean(axis=0) for cluster in kept]))]
+    placed = kept[order(np.array([rows[exact == cluster].mean(axis=0) for cluster in kept]))]
     number = np.full(exact.max() + 2, NOISE)  # the last place is for -1
-    number[order] = np.arange(len(order))
-    classifier = entry.summarize(scaled, number[exact], is_core)
-    return classifier, float(adjusted_rand_score(exact, classifier.predict(scaled)))
+    number[placed] = np.arange(len(placed))
+    classifier = entry.summarize(rows, number[exact], is_core)
+    return classifier, float(adjusted_rand_score(exact, classifier.predict(rows)))
 
 
 def scale(model: Pipeline, frame: pd.DataFrame) -> np.ndarray:

@@ -44,9 +44,8 @@ def centers_in_reach(scaled: np.ndarray, labels: np.ndarray, is_core: np.ndarray
         nearest = np.minimum(nearest, _distances(scaled, center))
     inside = int((labels != NOISE).sum())
     radius = (np.floor(np.sort(nearest)[inside - 1] / _RESOLUTION) + 2) * _RESOLUTION
-    # noise has a center too, where no row can come since inputs are clipped to 0-1: else scikit-learn warns of a label
-    # that it has not seen
-    nowhere = np.full(scaled.shape[1], -2 - 2 * radius)
+    # noise has a center too, else scikit-learn warns of a label that it has not seen: no row has it and another in reach
+    nowhere = np.minimum(centers.min(axis=0), 0) - 2 - 2 * radius
     classifier = RadiusNeighborsClassifier(float(radius), weights="distance", algorithm="brute", outlier_label=NOISE)
     return classifier.fit(np.vstack([centers, nowhere]), np.append(owners, np.int64(NOISE)))
 

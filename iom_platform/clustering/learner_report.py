@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from iom_platform.clustering.algorithms import find_algorithm
+from iom_platform.clustering.centers import NOISE
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -20,6 +23,8 @@ _HOW_TO_READ = {
     "bic": "lower is better, between mixtures",
     "aic": "lower is better, between mixtures",
     "smallest_cluster_share": "share of the smallest cluster",
+    "noise_share": "share of learners in no cluster",
+    "agreement_with_method": "1 is the same, 0 is chance; adjusted Rand index of the rule that assigns with the method itself",
     "is_converged": "whether the fit ended before its limit of iterations",
 }
 
@@ -31,7 +36,7 @@ def write_report(facts: Mapping[str, Any], profiles: pd.DataFrame) -> str:
     lines = [
         f"# Clusters of {counts['clustered']:,} learners",
         "",
-        f"From {facts['file']}, by {', '.join(facts['features'])}, in {facts['k']} clusters each by {' and '.join(names)}.",
+        f"From {facts['file']}, by {', '.join(facts['features'])}, {_say_how(facts)}.",
         "",
         "## What came in",
         "",
@@ -47,10 +52,15 @@ def write_report(facts: Mapping[str, Any], profiles: pd.DataFrame) -> str:
         _row(["---"] * (len(names) + 2)),
     ]
     for measure, words in _HOW_TO_READ.items():
-        values = [facts["quality_metrics"][name][measure] for name in names]
+        values = [facts["quality_metrics"][name].get(measure) for name in names]
         if any(value is not None for value in values):
             lines.append(_row([measure, *(_number(value) for value in values), words]))
-    lines += ["", "Fitted on every row. Features are standardized, so each weighs the same."]
+    methods = facts.get("methods", {})
+    seen = [name for name in names if name not in methods]
+    every = "" if not seen else "Fitted on every row. " if not methods else f"{_list(seen)}: fitted on every row. "
+    lines += ["", f"{every}Features are standardized, so each weighs the same."]
+    for name, how in methods.items():
+        lines += ["", f"{name}: fitted on {how['fitted_on']}; every learner is assigned by {how['assigned_by']}."]
     for name in names:
         lines += ["", f"## Clusters of {name}", "", *_clusters(profiles[profiles["algorithm"] == name])]
     lines += [
@@ -66,12 +76,24 @@ def write_report(facts: Mapping[str, Any], profiles: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _say_how(facts: Mapping[str, Any]) -> str:
+    free = [n for n, how in facts.get("methods", {}).items() if "n_clusters" not in find_algorithm(n).knobs]
+    counted = [name for name in facts["quality_metrics"] if name not in free]
+    told = [f"in {facts['k']} clusters each by {_list(counted)}"] if counted else []
+    return "; ".join(told + ([f"in as many as it finds by {_list(free)}"] if free else []))
+
+
+def _list(names: list[str]) -> str:
+    return " and ".join([*([", ".join(names[:-1])] if names[:-1] else []), names[-1]])
+
+
 def _clusters(profiles: pd.DataFrame) -> list[str]:
     features = list(dict.fromkeys(profiles["feature"]))
     lines = [_row(["cluster", "learners", "share", *features]), _row(["---"] * (len(features) + 3))]
     for cluster, rows in profiles.groupby("cluster"):
         told = [f"{row['mean']:.4g} ({row['standardized_difference']:+.2f})" for _, row in rows.iterrows()]
-        lines.append(_row([cluster, f"{rows['learners'].iloc[0]:,}", f"{rows['share'].iloc[0]:.1%}", *told]))
+        name = "noise" if cluster == NOISE else cluster
+        lines.append(_row([name, f"{rows['learners'].iloc[0]:,}", f"{rows['share'].iloc[0]:.1%}", *told]))
     return lines
 
 

@@ -1,6 +1,7 @@
-"""Clusters of many learners by a few numbers of each: K-Means and Gaussian mixtures that see every row, and how good they are.
+"""Clusters of many learners by a few numbers of each, and how good they are.
 
-Reading and writing files do not belong here; nor do the daily models of enrollments (`algorithms.py`).
+Reading and writing files do not belong here; nor do the daily models of enrollments (`algorithms.py`), whose registry
+says how a method is fitted that cannot see every row.
 
 Columns are (n_features, n_learners) float32, standardized. The models are scikit-learn's own, so that they load without
 this package; a label is what their `predict` says of the float64 values.
@@ -8,15 +9,18 @@ this package; a label is what their `predict` says of the float64 values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iom_platform.clustering.algorithms import draw_rows, find_algorithm, find_and_summarize, select_params
+from iom_platform.clustering.centers import NOISE, centers_of
 from iom_platform.clustering.passes.chunks import Fit, Map
 from iom_platform.clustering.passes.kmeans import fit_kmeans
 from iom_platform.clustering.passes.mixture import Mixture, assign_mixture, fit_mixture
+from iom_platform.clustering.passes.nearness import assign_by_centers
 from iom_platform.clustering.passes.quantiles import find_quantiles
 from iom_platform.clustering.passes.silhouette import measure_silhouettes
 from iom_platform.clustering.passes.spread import sum_spread
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
     from sklearn.preprocessing import StandardScaler
 
+MOST_CLUSTERS = 100  # a label is written with two digits
 START_ROWS = 100_000  # rows on which starts are drawn and compared; every row then decides where the fit ends
 _STARTS = 10
 _KMEANS_TOLERANCE = 1e-4  # of the mean variance, as scikit-learn's default
@@ -38,22 +43,34 @@ _QUARTILES = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class Clusters:
-    """One fitted algorithm: scikit-learn's estimator on standardized values, and how its fit ended."""
+    """One fitted algorithm: scikit-learn's estimator on standardized values, and how the passes of its fit ended.
+
+    Of a method that no pass can fit: which rows it was fitted on, and the agreement of `algorithms.Fitted`.
+    """
 
     algorithm: str
     estimator: Any
-    fit: Fit
+    fit: Fit | None = None
+    fitted_on: str = "every learner"
+    agreement: float | None = None
 
     def assign(self, scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Labels (n,) int8 and, for gmm, the posterior of the assigned component (n,), rounded to 6 digits.
+        """Labels (n,) int8, -1 = noise, and, for gmm, the posterior of the assigned component (n,), rounded to 6 digits.
 
         scaled: (n, n_features) float64.
         """
         if self.algorithm == "kmeans":
             return self.estimator.predict(scaled).astype(np.int8), None
-        return assign_mixture(
-            scaled, self.estimator.weights_, self.estimator.means_, self.estimator.precisions_cholesky_
+        if self.algorithm == "gmm":
+            return assign_mixture(
+                scaled, self.estimator.weights_, self.estimator.means_, self.estimator.precisions_cholesky_
+            )
+        labels, is_doubtful = assign_by_centers(
+            scaled, *centers_of(self.estimator), radius=getattr(self.estimator, "radius", None)
         )
+        if is_doubtful.any():
+            labels[is_doubtful] = self.estimator.predict(scaled[is_doubtful])
+        return labels, None
 
 
 def make_scaler(means: np.ndarray, deviations: np.ndarray, rows: int) -> StandardScaler:
@@ -88,35 +105,70 @@ def find_empty_features(columns: np.ndarray, features: Sequence[str]) -> list[st
 
 
 def fit_clusters(
-    columns: np.ndarray, *, algorithms: Sequence[str], clusters: int, max_iterations: int, seed: int, run: Map = map
-) -> list[Clusters]:
-    """Fit each algorithm on every row; clusters are numbered from the one whose standardized means are highest.
+    columns: np.ndarray, *, algorithms: Sequence[str], clusters: int, max_iterations: int, seed: int, run: Map = map,
+    knobs: Mapping[str, Any] | None = None,
+) -> list[Clusters]:  # fmt: skip
+    """Fit each algorithm; clusters are numbered from the one whose standardized means are highest.
 
-    The start of K-Means is the best of 10 on a seeded sample of at most START_ROWS rows; a mixture starts from the
-    K-Means of the sample. Raises ValueError for fewer distinct rows than clusters.
+    kmeans and gmm see every row: the start of K-Means is the best of 10 on a seeded sample of at most START_ROWS rows, and
+    a mixture starts from the K-Means of the sample. The others are fitted on a sample of as many rows as the registry
+    allows, `knobs` being theirs. Raises ValueError for fewer distinct rows than clusters, and where a method finds fewer
+    than two clusters or more than MOST_CLUSTERS.
     """
     rows = columns.shape[1]
     rng = np.random.default_rng(seed)
     sample = columns
     if rows > START_ROWS:
         sample = np.ascontiguousarray(columns[:, np.sort(rng.choice(rows, START_ROWS, replace=False))])
-    distinct = len(np.unique(sample.T, axis=0))
-    if distinct < clusters:
-        raise ValueError(f"there are {distinct} distinct learners for {clusters} clusters; lower --k")
-    start = _start(sample, clusters, max_iterations, rng, run)
-    found = []
+    if has_count(algorithms):
+        distinct = len(np.unique(sample.T, axis=0))
+        if distinct < clusters:
+            raise ValueError(f"there are {distinct} distinct learners for {clusters} clusters; lower --k")
+    passes: dict[str, Any] = {"max_iterations": max_iterations, "run": run}
+    found, start = [], None
     for algorithm in algorithms:
-        knobs: dict[str, Any] = {"max_iterations": max_iterations, "run": run}
+        if find_algorithm(algorithm).find:
+            found.append(_fit_method(columns, algorithm, {**(knobs or {}), "n_clusters": clusters, "seed": seed}))
+            continue
+        if start is None:
+            start = _start(sample, clusters, max_iterations, rng, run)
         if algorithm == "kmeans":
-            fit = fit_kmeans(columns, start, tolerance=_KMEANS_TOLERANCE, **knobs)
+            fit = fit_kmeans(columns, start, tolerance=_KMEANS_TOLERANCE, **passes)
             found.append(Clusters(algorithm, _as_kmeans(_order(fit.parameters, fit.parameters), seed), fit))
         else:
             rough = fit_mixture(
-                sample, _spread_out(sample, start), tolerance=_MIXTURE_TOLERANCE / 10, floor=_MIXTURE_FLOOR, **knobs
+                sample, _spread_out(sample, start), tolerance=_MIXTURE_TOLERANCE / 10, floor=_MIXTURE_FLOOR, **passes
             )
-            fit = fit_mixture(columns, rough.parameters, tolerance=_MIXTURE_TOLERANCE, floor=_MIXTURE_FLOOR, **knobs)
+            fit = fit_mixture(columns, rough.parameters, tolerance=_MIXTURE_TOLERANCE, floor=_MIXTURE_FLOOR, **passes)
             found.append(Clusters(algorithm, _as_mixture(fit.parameters, seed), fit))
     return found
+
+
+def has_count(algorithms: Iterable[str]) -> bool:
+    """Whether the number of clusters means anything to one of them."""
+    return any("n_clusters" in find_algorithm(name).knobs for name in algorithms)
+
+
+def _fit_method(columns: np.ndarray, algorithm: str, knobs: Mapping[str, Any]) -> Clusters:
+    """Fit a method that cannot predict as the registry does, on one thread: the same bits on any number of cores."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    params = select_params(algorithm, knobs)
+    rows, fitted_on = draw_rows(columns.T, find_algorithm(algorithm).max_rows, knobs["seed"])
+    with threadpool_limits(limits=1):
+        try:
+            estimator, agreement = find_and_summarize(rows.astype(np.float64), params, order=_rank, spell=_as_option)
+        except ValueError as error:
+            raise ValueError(f"{algorithm}: {error}") from None
+    clusters = int(estimator.classes_.max()) + 1
+    if clusters > MOST_CLUSTERS:
+        told = " or ".join(map(_as_option, find_algorithm(algorithm).knobs))
+        raise ValueError(f"{algorithm}: finds {clusters} clusters, and {MOST_CLUSTERS} are the most; change {told}")
+    return Clusters(algorithm, estimator, fitted_on=fitted_on, agreement=agreement)
+
+
+def _as_option(knob: str) -> str:
+    return "--k" if knob == "n_clusters" else f"--{knob.replace('_', '-')}"
 
 
 def _start(sample: np.ndarray, clusters: int, max_iterations: int, rng: np.random.Generator, run: Map) -> np.ndarray:
@@ -145,10 +197,14 @@ def _spread_out(sample: np.ndarray, centers: np.ndarray) -> Mixture:
     return Mixture(weights, centers, covariances)
 
 
-def _order(centers: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """`values` of the clusters, the one with the highest standardized means first; ties by the features in turn."""
+def _rank(centers: np.ndarray) -> np.ndarray:
+    """The places of the clusters, the one with the highest standardized means first; ties by the features in turn."""
     keys = np.round(np.column_stack([-centers.mean(axis=1), -centers]), 9)
-    return np.ascontiguousarray(values[np.lexsort(keys.T[::-1])])
+    return np.lexsort(keys.T[::-1])
+
+
+def _order(centers: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values[_rank(centers)])
 
 
 def _as_kmeans(centers: np.ndarray, seed: int) -> KMeans:
@@ -180,8 +236,9 @@ def measure_clusters(
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Measures of each algorithm by the names of `quality.measure_quality`; None where undefined.
 
-    labels: (n_learners,) int8 by algorithm. The silhouette is exact on a seeded sample of at most `sample` rows, the same
-    for every algorithm; davies_bouldin, calinski_harabasz and inertia are of all rows.
+    labels: (n_learners,) int8 by algorithm, -1 = noise, which every measure of separation leaves out. The silhouette is
+    exact on a seeded sample of at most `sample` rows, the same for every algorithm; davies_bouldin, calinski_harabasz and
+    inertia are of all rows. Of a method that was fitted on a sample also agreement_with_method, and noise_share.
     """
     rows = columns.shape[1]
     chosen = np.arange(rows)
@@ -193,7 +250,8 @@ def measure_clusters(
     )
     return {
         name: {
-            "silhouette": silhouette, "silhouette_sample_rows": len(chosen), "silhouette_seed": seed,
+            "silhouette": silhouette, "silhouette_sample_rows": int((labels[name][chosen] != NOISE).sum()),
+            "silhouette_seed": seed,
             **_measure_one(columns, found[name], labels[name], run),
         } for name, silhouette in zip(names, silhouettes, strict=True)
     }  # fmt: skip
@@ -201,19 +259,25 @@ def measure_clusters(
 
 def _measure_one(columns: np.ndarray, clusters: Clusters, labels: np.ndarray, run: Map) -> dict[str, Any]:
     d, rows = columns.shape
-    sizes = np.bincount(labels, minlength=int(labels.max()) + 1)
+    members = labels[labels != NOISE] if clusters.fit is None else labels
+    sizes = np.bincount(members, minlength=1)
     spread = sum_spread(columns, labels, len(sizes), run=run)
     kept = sizes > 0
     sizes, centers = sizes[kept], spread.centers[kept]
     k, within = len(sizes), float(spread.squared[kept].sum())
     between = float((sizes[:, None] * (centers - spread.mean) ** 2).sum())
     measures: dict[str, Any] = {
-        "rows": rows, "clusters": k, "smallest_cluster_share": float(sizes.min() / rows),
+        "rows": rows, "clusters": k, "smallest_cluster_share": float(sizes.min() / rows) if k else None,
         "davies_bouldin": _davies_bouldin(centers, spread.distance[kept] / sizes) if k > 1 else None,
-        "calinski_harabasz": between / (k - 1) / (within / (rows - k)) if 1 < k < rows and within > 0 else None,
+        "calinski_harabasz": between / (k - 1) / (within / (len(members) - k)) if 1 < k < len(members) and within > 0 else None,
         "inertia": None, "bic": None, "aic": None,
-        "iterations": clusters.fit.iterations, "is_converged": clusters.fit.is_converged,
     }  # fmt: skip
+    if clusters.fit is None:
+        return measures | {
+            "noise_share": 1 - len(members) / rows, "agreement_with_method": clusters.agreement,
+            "iterations": None, "is_converged": None,
+        }  # fmt: skip
+    measures |= {"iterations": clusters.fit.iterations, "is_converged": clusters.fit.is_converged}
     if clusters.algorithm == "kmeans":
         measures["inertia"] = clusters.fit.criterion
     else:
@@ -240,10 +304,13 @@ def profile_learners(
     """A row per algorithm, cluster and feature in the feature's own unit, to 6 digits.
 
     algorithm, cluster, learners, share, feature, mean, q1, median, q3 and standardized_difference: the cluster's mean
-    from the mean of all, in standard deviations of all.
+    from the mean of all, in standard deviations of all. Noise is cluster -1.
     """
     import pandas as pd
 
+    # counted from 0: noise is a group here
+    first = {name: min(int(some.min()), 0) for name, some in labels.items()}
+    labels = {name: some - np.int8(first[name]) if first[name] else some for name, some in labels.items()}
     spreads = {name: sum_spread(columns, some, int(some.max()) + 1, run=run) for name, some in labels.items()}
 
     def describe(job: tuple[str, int]) -> list[dict[str, Any]]:
@@ -256,7 +323,7 @@ def profile_learners(
             apart = float(spreads[name].centers[cluster, j])
             told = [mean + scale * float(one) for one in (apart, *quartiles[cluster])]
             rows.append({
-                "algorithm": name, "cluster": cluster, "learners": int(sizes[cluster]), "share": sizes[cluster] / columns.shape[1],
+                "algorithm": name, "cluster": cluster + first[name], "learners": int(sizes[cluster]), "share": sizes[cluster] / columns.shape[1],
                 "feature": features[j], **{n: float(f"{v:.6g}") for n, v in zip(("mean", "q1", "median", "q3"), told, strict=True)},
                 "standardized_difference": float(f"{apart:.6g}"),
             })  # fmt: skip

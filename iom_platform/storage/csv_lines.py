@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-_NEWLINE, _COMMA, _POINT, _ZERO, _ONE = b"\n,.01"
+_NEWLINE, _COMMA, _POINT, _ZERO, _ONE, _MINUS = b"\n,.01-"
 _MILLION = 1_000_000
 
 
@@ -23,10 +23,14 @@ def _append(text, labels, millionths, out):  # type: ignore[no-untyped-def] # nu
         for label in labels[row]:
             out[at] = _COMMA
             at += 1
-            if label > 9:
-                out[at] = _ZERO + label // 10
+            if label < 0:
+                out[at] = _MINUS
                 at += 1
-            out[at] = _ZERO + label % 10
+            digits = abs(label)
+            if digits > 9:
+                out[at] = _ZERO + digits // 10
+                at += 1
+            out[at] = _ZERO + digits % 10
             at += 1
         if len(millionths):
             rest = millionths[row]
@@ -48,7 +52,7 @@ def _append(text, labels, millionths, out):  # type: ignore[no-untyped-def] # nu
 
 
 def append_fields(lines: bytes, labels: Sequence[np.ndarray], shares: np.ndarray | None) -> bytes:
-    """The lines with labels (n,) of 0 to 99 and at last a share (n,) of 0 to 1, to 6 digits, behind each.
+    """The lines with labels (n,) of -9 to 99 and at last a share (n,) of 0 to 1, to 6 digits, behind each.
 
     lines: n of them, each ended by one newline, none within quotes.
     """

@@ -33,7 +33,9 @@ LEARNERS = "learner_clusters"
 CSV, GZIP, PARQUET = f"{LEARNERS}.csv", f"{LEARNERS}.csv.gz", f"{LEARNERS}.parquet"
 PROFILES, SUMMARY, REPORT = "cluster_profiles.csv", "clustering_summary.json", "task_2_1_report.md"
 REJECTED = "rejected_records.csv"
-MODELS = ("preprocess.joblib", "kmeans.joblib", "gmm.joblib")
+MODELS = (
+    "preprocess.joblib", "kmeans.joblib", "gmm.joblib", "dbscan.joblib", "hdbscan.joblib", "hierarchical.joblib",
+)  # fmt: skip
 ARCHIVE = "IOM_Task_2_1_Submission.tgz"
 ALL = (CSV, GZIP, PARQUET, PROFILES, REPORT, REJECTED, *MODELS, ARCHIVE, SUMMARY)
 CLUSTER, CONFIDENCE = "cluster_", "_confidence"

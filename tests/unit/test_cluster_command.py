@@ -186,7 +186,12 @@ def test_damaged_records_are_counted_and_the_others_clustered(learners: Path, tm
         ("learner_id,a,b\n1,2,3\n", ("--k", "1"), 2, "--k is 1"),
         ("learner_id,a,b\n1,2,3\n", ("--k", "101"), 2, "--k is 101"),
         ("learner_id,a,b\n1,2,3\n", ("--sample", "1"), 2, "--sample is 1"),
-        ("learner_id,a,b\n1,2,3\n", ("--algorithms", "kmeans,ward"), 2, "must be of kmeans, gmm, each once"),
+        (
+            "learner_id,a,b\n1,2,3\n",
+            ("--algorithms", "kmeans,ward"),
+            2,
+            "must be of kmeans, gmm, dbscan, hdbscan, hierarchical, each once",
+        ),
         ("learner_id,a,b\n1,2,3\n", ("--features", "a,a"), 2, "must name each column once"),
         ("learner_id,a,b\n1,2,3\n", ("--features", "a,A"), 2, "must name each column once"),
         ("learner_id,a,b\n1,2,3\n", ("--features", "a,Learner_ID"), 2, "must name each column once"),

@@ -205,7 +205,7 @@ def test_as_many_clusters_as_points(algorithm: str) -> None:
     if algorithm in SUMMARIZED:  # a center would be a student
         with pytest.raises(
             al.FitRefused,
-            match=r"5 rows make 0 clusters of 5 rows or more|has 5 rows and clustering\.min_samples is 10; lower it",
+            match=r"5 rows make 0 clusters of 5 rows or more|are 5 rows and clustering\.min_samples is 10; lower it",
         ):
             fit(frame, algorithm, n_clusters=5)
         return
@@ -237,7 +237,7 @@ def test_few_iterations_end_without_a_warning(algorithm: str) -> None:
     [
         (lambda f: f.iloc[:0], "no row to fit"),
         (lambda f: f.iloc[:1], r"1 distinct rows for [23] clusters; .*choose a later day"),
-        (lambda f: f.iloc[:2], r"2 distinct rows for 3 clusters|has 2 rows and clustering\.min_samples is 10"),
+        (lambda f: f.iloc[:2], r"2 distinct rows for 3 clusters|are 2 rows and clustering\.min_samples is 10"),
         (lambda f: pd.concat([f.iloc[:1]] * 30), r"1 distinct rows for [23] clusters"),
         (lambda f: f * np.nan, "no model input has a value"),
         (lambda f: f.assign(score_pct_mean=np.inf), "score_pct_mean holds a value that is not finite"),
