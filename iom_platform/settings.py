@@ -22,6 +22,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from iom_platform.tables import MODEL_INPUTS
+
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 _SIZE = re.compile(r"(?=.*[1-9])[0-9]+(\.[0-9]+)? ?[KMGT]i?B", re.IGNORECASE)
 _CRON = re.compile(r"[0-9A-Za-z*?/,#-]+( +[0-9A-Za-z*?/,#-]+){4}")
@@ -52,6 +54,7 @@ class Clustering(_Section):
     eps: float | None = Field(None, gt=0, allow_inf_nan=False)
     min_samples: int = Field(10, ge=2)
     min_cluster_size: int = Field(15, ge=5)
+    weights: Annotated[dict[str, Annotated[float, Field(ge=0.01, le=100)]], NoDecode] = {}
 
     @field_validator("candidates", "n_clusters_range", mode="before")
     @classmethod
@@ -71,6 +74,24 @@ class Clustering(_Section):
         if self.algorithm == "auto" and not self.candidates:
             raise ValueError("algorithm auto chooses among candidates, which names none; name one, or an algorithm")
         return self
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _weights_may_stand_in_a_line(cls, value: Any) -> Any:
+        """A variable holds them as `score_pct_mean=2,clicks_28d_to_peers=0.5`."""
+        if not isinstance(value, str):
+            return value
+        pairs = (part.partition("=") for part in value.split(",") if part.strip())
+        return {name.strip(): weight.strip() for name, _, weight in pairs}
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_are_of_inputs(cls, value: dict[str, float]) -> dict[str, float]:
+        for name in value:
+            if name not in MODEL_INPUTS:
+                near = difflib.get_close_matches(name, MODEL_INPUTS, n=1, cutoff=0.0)[0]
+                raise ValueError(f"{name!r} is no model input; the nearest is {near!r}")
+        return value
 
     @property
     def knobs(self) -> dict[str, Any]:

@@ -155,6 +155,9 @@ def cluster(
     algorithms: Annotated[
         str, typer.Option("--algorithms", help="Of kmeans, gmm, dbscan, hdbscan and hierarchical.")
     ] = "kmeans,gmm",
+    weights: Annotated[
+        str, typer.Option("--weights", metavar="A=2,B=0.5", help="Weights of standardized features, 1 where not named.")
+    ] = "",
     linkage: Annotated[str, typer.Option("--linkage", help="Of hierarchical: ward, average or complete.")] = "ward",
     eps: Annotated[
         float | None, typer.Option("--eps", help="Of dbscan, in standard deviations; default is taken from the data.")
@@ -181,10 +184,13 @@ def cluster(
     ] = None,
 ) -> None:
     """Cluster the learners of one file of any size, with profiles, models and a report; no home, no server."""
-    from iom_platform.cli.cluster import Request, cluster_file, find_uploads
+    from iom_platform.cli.cluster import Request, cluster_file, find_uploads, read_weights
 
     knobs = {"linkage": linkage, "eps": eps, "min_samples": min_samples, "min_cluster_size": min_cluster_size}
-    request = Request(_names(features), _names(algorithms), k=k, sample=sample, seed=seed, knobs=knobs)
+    names = _names(features)
+    request = Request(
+        names, _names(algorithms), k=k, sample=sample, seed=seed, knobs=knobs, weights=read_weights(weights, names)
+    )
     uploads = find_uploads(postgres=postgres, mongo=mongo, database=database, collection=collection)
     cluster_file(file, request, out, with_csv=not no_csv, uploads=uploads)
 

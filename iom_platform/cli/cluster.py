@@ -4,6 +4,7 @@ It starts no server and opens no home. What a cluster is belongs to `clustering/
 `extract/learner_summary.py`.
 """
 
+import difflib
 import json
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from iom_platform.clustering.algorithms import ALGORITHMS
+from iom_platform.clustering.preprocessing import LEAST_WEIGHT, MOST_WEIGHT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +60,7 @@ class Request:
     sample: int
     seed: int
     knobs: Mapping[str, Any] = field(default_factory=dict)  # of the methods that are fitted on a sample
+    weights: Mapping[str, float] = field(default_factory=dict)  # by feature
 
     def check(self) -> None:
         """Raise UsageError for what has no meaning, before anything is read."""
@@ -87,6 +90,27 @@ class Request:
             ) from None
         if self.sample < 2:
             raise UsageError(f"--sample is {self.sample}; a silhouette compares at least two learners")
+
+
+def read_weights(text: str, features: Sequence[str]) -> dict[str, float]:
+    """Weights by feature from a line such as `time_spent=2,accuracy=0.5`; raises UsageError."""
+    found: dict[str, float] = {}
+    for part in text.split(",") if text.strip() else ():
+        name, _, value = (word.strip() for word in part.partition("="))
+        if name not in features:
+            near = difflib.get_close_matches(name, features, n=1, cutoff=0.0)[0]
+            raise UsageError(f"--weights names {name!r}, which is none of --features; the nearest is {near!r}")
+        try:
+            weight = float(value)
+        except ValueError:
+            weight = np.nan
+        if name in found or not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+            raise UsageError(
+                f"--weights gives {name} {value!r}; write a number from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g} once for each "
+                f"feature, such as {name}=2"
+            )
+        found[name] = weight
+    return found
 
 
 @dataclass
@@ -184,13 +208,16 @@ def _cluster(
     from iom_platform.clustering.passes.chunks import threads
     from iom_platform.settings import Clustering
 
-    columns, scaler = learners.columns, make_scaler(learners.means, learners.deviations, learners.columns.shape[1])
+    columns, weights = learners.columns, np.array([request.weights.get(name, 1.0) for name in request.features])
+    if request.weights:
+        columns *= weights.astype(np.float32)[:, None]
+    scaler = make_scaler(learners.means, learners.deviations, columns.shape[1], weights)
     with threads() as run:
         with steps.step("fit"):
             try:
                 found = fit_clusters(
                     columns, algorithms=request.algorithms, clusters=request.k, seed=request.seed,
-                    max_iterations=Clustering().max_iterations, run=run, knobs=request.knobs,
+                    max_iterations=Clustering().max_iterations, run=run, knobs=request.knobs, weights=weights,
                 )  # fmt: skip
             except ValueError as error:
                 raise ClusterRefused(f"{file.path.name}: {error}") from None
@@ -207,7 +234,7 @@ def _cluster(
                 run=run,
             )
         with steps.step("profile"):
-            profiles = profile_learners(columns, labels, scaler, request.features, run=run)
+            profiles = profile_learners(columns, labels, scaler, request.features, weights=weights, run=run)
         archived.result()
     facts = {
         "file": file.path.name,
@@ -215,6 +242,7 @@ def _cluster(
         "rejected_by_rule": dict(rejected.most_common()),
         "warnings": find_empty_features(columns, request.features),
         "features": list(request.features),
+        **({"weights": dict(request.weights)} if request.weights else {}),
         "k": request.k,
         "quality_metrics": quality,
         "sizes": {one.algorithm: _count_members(one, labels[one.algorithm], request.k) for one in found},

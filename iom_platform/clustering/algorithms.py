@@ -4,7 +4,7 @@ Quality, profiles and risk do not belong here, nor does storing a model.
 
 A fitted model is one scikit-learn Pipeline of standard parts, so that preprocessing is versioned with the estimator and
 MLflow's skops format can load it: `scale` picks each model input by its name, whatever else the frame holds, and brings
-it to 0-1; `cluster` is the estimator. A missing input means something, and is filled with that meaning rather than with
+it to 0-1, times its weight; `cluster` is the estimator. A missing input means something, and is filled with that meaning rather than with
 a number learned from classmates, where it has one.
 """
 
@@ -30,7 +30,7 @@ from iom_platform.clustering.centers import (
     nearest_center,
     posterior,
 )
-from iom_platform.clustering.preprocessing import build_scaling, select_inputs
+from iom_platform.clustering.preprocessing import build_scaling, select_inputs, select_weights
 from iom_platform.tables import MODEL_INPUTS
 
 if TYPE_CHECKING:
@@ -188,13 +188,15 @@ def find_algorithm(name: str) -> Algorithm:
 def select_params(algorithm: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that hold for an algorithm, by their names in the settings, from knobs of any.
 
-    All of them are checked. Raises ValueError for an unknown algorithm or a value out of range, and TypeError for a knob
+    All of them are checked; weights of 1 are none, so that a model without them is what it was before there were any. Raises ValueError for an unknown algorithm or a value out of range, and TypeError for a knob
     that no algorithm has or that is no number.
     """
     names = ["seed", *find_algorithm(algorithm).knobs]
     for name, value in knobs.items():
         _check_knob(name, value)
-    return {"algorithm": algorithm, **{name: value for name, value in knobs.items() if name in names}}
+    weights = select_weights(knobs.get("weights"))
+    chosen = {name: value for name, value in knobs.items() if name in names}
+    return {"algorithm": algorithm, **chosen, **({"weights": weights} if weights else {})}
 
 
 def _check_knob(name: str, value: Any) -> None:
@@ -212,8 +214,8 @@ def _check_knob(name: str, value: Any) -> None:
     elif name == "linkage":
         if value not in LINKAGES:
             raise ValueError(f"clustering.linkage is {value!r}; use one of {', '.join(LINKAGES)}")
-    else:
-        known = dict.fromkeys(knob for entry in ALGORITHMS.values() for knob in entry.knobs)
+    elif name != "weights":
+        known = [*dict.fromkeys(knob for entry in ALGORITHMS.values() for knob in entry.knobs), "weights"]
         raise TypeError(f"no algorithm has a knob {name!r}; the known ones are {', '.join(known)}")
 
 
@@ -268,7 +270,7 @@ def fit_and_describe(
         raise FitRefused("no model input has a value in the snapshot; choose an as-of day with activity")
     # the estimators draw their start by row number
     inputs = inputs.sort_values(list(MODEL_INPUTS), kind="stable", ignore_index=True)
-    scaling, estimator = build_scaling(), _build(params)
+    scaling, estimator = build_scaling(params.get("weights")), _build(params)
     scaled = scaling.fit_transform(inputs)
     (rows, fitted_on), agreement = draw_rows(scaled, max_rows or entry.max_rows, seed), None
     _check_distinct(rows, params)
@@ -337,7 +339,7 @@ def find_and_summarize(
 
 
 def scale(model: Pipeline, frame: pd.DataFrame) -> np.ndarray:
-    """The matrix that the estimator sees. Returns (n_students, n_inputs) float64, 0-1, columns as MODEL_INPUTS."""
+    """The matrix that the estimator sees. Returns (n_students, n_inputs) float64, 0-1 times `weights_of`, columns as MODEL_INPUTS."""
     inputs = select_inputs(frame)
     if inputs.empty:
         return np.empty((0, len(MODEL_INPUTS)))

@@ -71,7 +71,7 @@ def write_model_card(
         ("## Inputs", [*(f"- `{name}`: {docs[name]}" for name in MODEL_INPUTS),
                        "- No demographic, no outcome and no id is an input.",
                        "- A missing input is filled with what missing means, else with the training median; all are scaled "
-                       "to 0-1 of the training range. Both are part of the model and never fitted again at scoring."]),
+                       "to 0-1 of the training range, times a weight where one is named above. It is part of the model and never fitted again at scoring."]),
         ("## Quality", _table(("measure", "value", "how to read it"),
                               [(n, f"{v:.4g}" if isinstance(v, float) else int(v), MEANING[n]) for n, v in known.items()])),
         ("## Clusters", _table(("cluster", "students", "behavior"),

@@ -58,7 +58,7 @@ def write_report(facts: Mapping[str, Any], profiles: pd.DataFrame) -> str:
     methods = facts.get("methods", {})
     seen = [name for name in names if name not in methods]
     every = "" if not seen else "Fitted on every row. " if not methods else f"{_list(seen)}: fitted on every row. "
-    lines += ["", f"{every}Features are standardized, so each weighs the same."]
+    lines += ["", f"{every}Features are standardized, {_say_weights(facts)}."]
     for name, how in methods.items():
         lines += ["", f"{name}: fitted on {how['fitted_on']}; every learner is assigned by {how['assigned_by']}."]
     for name in names:
@@ -81,6 +81,13 @@ def _say_how(facts: Mapping[str, Any]) -> str:
     counted = [name for name in facts["quality_metrics"] if name not in free]
     told = [f"in {facts['k']} clusters each by {_list(counted)}"] if counted else []
     return "; ".join(told + ([f"in as many as it finds by {_list(free)}"] if free else []))
+
+
+def _say_weights(facts: Mapping[str, Any]) -> str:
+    weights = facts.get("weights", {})
+    if not weights:
+        return "so each weighs the same"
+    return f"and then weighed: {', '.join(f'{name} {weight:g}' for name, weight in weights.items())}, all others 1"
 
 
 def _list(names: list[str]) -> str:

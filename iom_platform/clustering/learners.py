@@ -73,13 +73,18 @@ class Clusters:
         return labels, None
 
 
-def make_scaler(means: np.ndarray, deviations: np.ndarray, rows: int) -> StandardScaler:
-    """A scikit-learn StandardScaler of known moments; a constant feature becomes 0, as in scikit-learn."""
+def make_scaler(
+    means: np.ndarray, deviations: np.ndarray, rows: int, weights: np.ndarray | None = None
+) -> StandardScaler:
+    """A scikit-learn StandardScaler of known moments; a constant feature becomes 0, as in scikit-learn.
+
+    weights: (n_features,), which the standardized features are multiplied with: `scale_` is the deviation over the weight.
+    """
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler()
     scaler.mean_, scaler.var_ = means.copy(), deviations**2
-    scaler.scale_ = np.where(deviations > 0, deviations, 1.0)
+    scaler.scale_ = np.where(deviations > 0, deviations, 1.0) / (1.0 if weights is None else weights)
     scaler.n_features_in_, scaler.n_samples_seen_ = len(means), rows
     return scaler
 
@@ -106,11 +111,11 @@ def find_empty_features(columns: np.ndarray, features: Sequence[str]) -> list[st
 
 def fit_clusters(
     columns: np.ndarray, *, algorithms: Sequence[str], clusters: int, max_iterations: int, seed: int, run: Map = map,
-    knobs: Mapping[str, Any] | None = None,
+    knobs: Mapping[str, Any] | None = None, weights: np.ndarray | None = None,
 ) -> list[Clusters]:  # fmt: skip
     """Fit each algorithm; clusters are numbered from the one whose standardized means are highest.
 
-    kmeans and gmm see every row: the start of K-Means is the best of 10 on a seeded sample of at most START_ROWS rows, and
+    columns: multiplied with the `weights`, where there are any (n_features,). kmeans and gmm see every row: the start of K-Means is the best of 10 on a seeded sample of at most START_ROWS rows, and
     a mixture starts from the K-Means of the sample. The others are fitted on a sample of as many rows as the registry
     allows, `knobs` being theirs. Raises ValueError for fewer distinct rows than clusters, and where a method finds fewer
     than two clusters or more than MOST_CLUSTERS.
@@ -125,15 +130,16 @@ def fit_clusters(
         if distinct < clusters:
             raise ValueError(f"there are {distinct} distinct learners for {clusters} clusters; lower --k")
     passes: dict[str, Any] = {"max_iterations": max_iterations, "run": run}
+    tolerance = _KMEANS_TOLERANCE * (1.0 if weights is None else float(np.mean(weights**2)))
     found, start = [], None
     for algorithm in algorithms:
         if find_algorithm(algorithm).find:
             found.append(_fit_method(columns, algorithm, {**(knobs or {}), "n_clusters": clusters, "seed": seed}))
             continue
         if start is None:
-            start = _start(sample, clusters, max_iterations, rng, run)
+            start = _start(sample, clusters, rng, tolerance=tolerance / 100, **passes)
         if algorithm == "kmeans":
-            fit = fit_kmeans(columns, start, tolerance=_KMEANS_TOLERANCE, **passes)
+            fit = fit_kmeans(columns, start, tolerance=tolerance, **passes)
             found.append(Clusters(algorithm, _as_kmeans(_order(fit.parameters, fit.parameters), seed), fit))
         else:
             rough = fit_mixture(
@@ -171,7 +177,7 @@ def _as_option(knob: str) -> str:
     return "--k" if knob == "n_clusters" else f"--{knob.replace('_', '-')}"
 
 
-def _start(sample: np.ndarray, clusters: int, max_iterations: int, rng: np.random.Generator, run: Map) -> np.ndarray:
+def _start(sample: np.ndarray, clusters: int, rng: np.random.Generator, **knobs: Any) -> np.ndarray:
     """The centers of the best of several K-Means on the sample, each from a k-means++ start."""
     from sklearn.cluster import kmeans_plusplus
 
@@ -179,9 +185,7 @@ def _start(sample: np.ndarray, clusters: int, max_iterations: int, rng: np.rando
     fits = []
     for _ in range(_STARTS):
         centers = kmeans_plusplus(rows, clusters, random_state=int(rng.integers(2**31)))[0]
-        fits.append(
-            fit_kmeans(sample, centers, max_iterations=max_iterations, tolerance=_KMEANS_TOLERANCE / 100, run=run)
-        )
+        fits.append(fit_kmeans(sample, centers, **knobs))
     return np.asarray(min(fits, key=lambda fit: fit.criterion).parameters)
 
 
@@ -299,12 +303,12 @@ def _davies_bouldin(centers: np.ndarray, spread: np.ndarray) -> float | None:
 
 def profile_learners(
     columns: np.ndarray, labels: Mapping[str, np.ndarray], scaler: StandardScaler, features: Sequence[str], *,
-    run: Map = map,
+    weights: np.ndarray | None = None, run: Map = map,
 ) -> pd.DataFrame:  # fmt: skip
     """A row per algorithm, cluster and feature in the feature's own unit, to 6 digits.
 
     algorithm, cluster, learners, share, feature, mean, q1, median, q3 and standardized_difference: the cluster's mean
-    from the mean of all, in standard deviations of all. Noise is cluster -1.
+    from the mean of all, in standard deviations of all; weights: as `fit_clusters` was given. Noise is cluster -1.
     """
     import pandas as pd
 
@@ -325,7 +329,7 @@ def profile_learners(
             rows.append({
                 "algorithm": name, "cluster": cluster + first[name], "learners": int(sizes[cluster]), "share": sizes[cluster] / columns.shape[1],
                 "feature": features[j], **{n: float(f"{v:.6g}") for n, v in zip(("mean", "q1", "median", "q3"), told, strict=True)},
-                "standardized_difference": float(f"{apart:.6g}"),
+                "standardized_difference": float(f"{apart / (1.0 if weights is None else weights[j]):.6g}"),
             })  # fmt: skip
         return rows
 

@@ -1,10 +1,13 @@
-"""What a model makes of its inputs before it measures distances: nulls filled with their meaning, each input 0-1.
+"""What a model makes of its inputs before it measures distances: nulls filled with their meaning, each input 0-1, weighed.
 
 Estimators and their fits do not belong here.
 """
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +16,13 @@ from iom_platform.tables import MODEL_INPUTS
 
 if TYPE_CHECKING:
     import pandas as pd
+    from sklearn.pipeline import Pipeline
 
 # Longer than any presentation: never active is further away than any activity.
 NEVER_ACTIVE_DAYS = 365.0
+
+# of an input or a feature; beyond them it would rule alone, or be as good as left out
+LEAST_WEIGHT, MOST_WEIGHT = 0.01, 100.0
 
 # What a missing input means; None: nothing in itself, so the training median stands in.
 MEANING_OF_NULL: dict[str, float | None] = {
@@ -46,8 +53,37 @@ def select_inputs(frame: pd.DataFrame) -> pd.DataFrame:
     return inputs
 
 
-def build_scaling() -> Any:
-    """Imputation and scaling of each input to 0-1, clipped to the range of the training snapshot.
+def select_weights(weights: Mapping[str, float] | None) -> dict[str, float]:
+    """Weights by model input, in the order of MODEL_INPUTS; those of 1 change nothing, and are left out.
+
+    Raises TypeError for what is no mapping to numbers, and ValueError for an unknown input or a weight out of range.
+    """
+    if not isinstance(weights, Mapping | None):
+        raise TypeError(
+            f"weights is {weights!r}, which is no mapping; write one such as weights={{'score_pct_mean': 2}}"
+        )
+    for name, weight in (weights or {}).items():
+        if name not in MODEL_INPUTS:
+            near = difflib.get_close_matches(str(name), MODEL_INPUTS, n=1, cutoff=0.0)[0]
+            raise ValueError(f"clustering.weights names {name!r}, which is no model input; the nearest is {near!r}")
+        if isinstance(weight, bool) or not isinstance(weight, Real):
+            raise TypeError(f"the weight of {name} is {weight!r}, which is no number; write one such as 2")
+        if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+            raise ValueError(
+                f"clustering.weights gives {name} {weight:g}; a weight lies from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}"
+            )
+    given = {name: float((weights or {}).get(name, 1.0)) for name in MODEL_INPUTS}
+    return {name: weight for name, weight in given.items() if weight != 1}
+
+
+def weights_of(model: Pipeline) -> np.ndarray:
+    """The weights (n_inputs,) that a fitted model multiplies its scaled inputs with, 1 for one that has none."""
+    weights = model[0].transformer_weights or {}
+    return np.array([weights.get(name, 1.0) for name in MODEL_INPUTS])
+
+
+def build_scaling(weights: Mapping[str, float] | None = None) -> Any:
+    """Imputation and scaling of each input to 0-1, clipped to the range of the training snapshot, times its weight.
 
     The range is used rather than the standard deviation, since the inputs are bounded by construction, and a column that
     hardly varied at training would otherwise rule the distances of every later day.
@@ -68,4 +104,4 @@ def build_scaling() -> Any:
         # a day more matters on the second day and hardly on the hundredth
         steps = [fill, FunctionTransformer(np.log1p)] if name == "days_since_last_activity" else [fill]
         columns.append((name, make_pipeline(as_numbers, *steps, MinMaxScaler(clip=True)), name))
-    return ColumnTransformer(columns)
+    return ColumnTransformer(columns, transformer_weights=dict(weights) if weights else None)

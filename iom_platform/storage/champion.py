@@ -42,10 +42,16 @@ class Champion:
             return None
         params = select_params(asked.algorithm, asked.knobs)
         differing = {n: v for n, v in params.items() if self.params.get(n) != str(v)}
+        if "weights" in self.params and "weights" not in params:
+            differing["weights"] = "none"
         if not differing:
             return None
         # what only the algorithm that is asked for knows needs no telling
-        others = [f"{n} {v}" for n, v in differing.items() if n in self.params and n not in ("algorithm", "n_clusters")]
+        others = [
+            f"{n} {v}"
+            for n, v in differing.items()
+            if n in ("weights", *self.params) and n not in ("algorithm", "n_clusters")
+        ]
         return f"the settings ask for {', '.join([name_fit(params), *others])}: add --refit to `iom run`"
 
 

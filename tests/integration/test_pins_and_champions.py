@@ -195,6 +195,7 @@ def test_the_candidates_alone_are_fitted_beside_the_champion(spine: Spine) -> No
 
 
 KMEANS = {"algorithm": "kmeans", "n_clusters": "4", "max_iterations": "300", "seed": "20131216"}
+WEIGHED = {**KMEANS, "weights": "{'score_pct_mean': 2.0}"}
 DBSCAN = {"algorithm": "dbscan", "eps": "None", "min_samples": "10", "seed": "20131216"}
 
 
@@ -208,6 +209,9 @@ DBSCAN = {"algorithm": "dbscan", "eps": "None", "min_samples": "10", "seed": "20
         (KMEANS, {"algorithm": "dbscan", "seed": 5}, "dbscan, seed 5"),
         (KMEANS, {"algorithm": "hierarchical"}, "hierarchical, k=4"),
         (KMEANS, {"algorithm": "auto"}, None),
+        (KMEANS, {"weights": {"score_pct_mean": 2}}, "kmeans, k=4, weights {'score_pct_mean': 2.0}"),
+        (WEIGHED, {"weights": {"score_pct_mean": 2, "clicks_28d_to_peers": 1}}, None),
+        (WEIGHED, {}, "kmeans, k=4, weights none"),
     ],
 )
 def test_only_settings_that_hold_for_the_algorithm_make_a_champion_another(

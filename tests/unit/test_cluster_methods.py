@@ -207,6 +207,56 @@ def test_more_clusters_than_a_label_can_tell_are_refused(monkeypatch: pytest.Mon
         fit_clusters(columns, algorithms=["dbscan"], clusters=3, max_iterations=9, seed=1, knobs=knobs)
 
 
+# -- weights -------------------------------------------------------------------------------------------
+
+
+def test_weights_are_part_of_the_saved_scaling_and_move_labels(learners: Path, tmp_path: Path) -> None:
+    plain, weighed, all_twice = (tmp_path / name for name in ("plain", "weighed", "all_twice"))
+    for out, weights in (
+        (plain, ()),
+        (weighed, ("--weights", "time_spent=4, accuracy=0.5")),
+        (all_twice, ("--weights", ",".join(f"{name}=64" for name in FEATURES))),
+    ):
+        done = _cluster(learners, out, "--algorithms", "kmeans,hdbscan", *weights)
+        assert done.returncode == 0, done.stderr
+    rows, scaled = _rows(weighed)
+    assert scaled.std(axis=0) == pytest.approx([4, 1, 0.5, 1])
+    for name in ("kmeans", "hdbscan"):
+        model = joblib.load(weighed / f"{name}.joblib")
+        assert model.predict(scaled).tolist() == rows[f"cluster_{name}"].tolist()
+    before = pd.read_csv(plain / "learner_clusters.csv")
+    # what weighs more tells the clusters apart better than it did
+    shares = [some.groupby("cluster_kmeans").time_spent.mean().var() for some in (rows, before)]
+    assert shares[0] > 1.2 * shares[1]
+    assert pd.read_csv(all_twice / "learner_clusters.csv").cluster_kmeans.tolist() == before.cluster_kmeans.tolist()
+    iterations = [json.loads((out / "clustering_summary.json").read_text())["quality_metrics"]["kmeans"]["iterations"]
+                  for out in (plain, all_twice)]  # fmt: skip
+    assert iterations[0] == iterations[1]
+    facts = json.loads((weighed / "clustering_summary.json").read_text())
+    assert facts["weights"] == {"time_spent": 4, "accuracy": 0.5}
+    assert "and then weighed: time_spent 4, accuracy 0.5, all others 1." in (weighed / "task_2_1_report.md").read_text()
+    profiles = pd.read_csv(weighed / "cluster_profiles.csv").query("algorithm == 'kmeans'")
+    for _, one in profiles.iterrows():
+        values = rows.loc[rows.cluster_kmeans == one.cluster, one.feature]
+        apart = (values.mean() - rows[one.feature].mean()) / rows[one.feature].std(ddof=0)
+        assert (one["mean"], one.standardized_difference) == pytest.approx((values.mean(), apart), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ("acuracy=2", "--weights names 'acuracy', which is none of --features; the nearest is 'accuracy'"),
+        ("accuracy", "--weights gives accuracy ''; write a number from 0.01 to 100 once for each feature, such as acc"),
+        ("accuracy=0", "--weights gives accuracy '0'; write a number from 0.01 to 100"),
+        ("accuracy=nan", "--weights gives accuracy 'nan'; write"),
+        ("accuracy=1,accuracy=2", "--weights gives accuracy '2'; write"),
+    ],
+)
+def test_weights_without_meaning_are_refused(learners: Path, tmp_path: Path, weights: str, words: str) -> None:
+    done = _cluster(learners, tmp_path / "out", "--weights", weights)
+    assert (done.returncode, words in done.stderr) == (2, True), done.stderr
+
+
 def test_options_have_the_defaults_of_the_settings() -> None:
     command = typer.main.get_command(app).commands["cluster"]  # type: ignore[attr-defined]
     defaults = {one.name: one.default for one in command.params}

@@ -14,8 +14,8 @@ import pytest
 from iom_platform.clustering import algorithms as al
 from iom_platform.clustering import centers
 from iom_platform.clustering.centers import ROWS_PER_CENTER, centers_of, margin
-from iom_platform.clustering.preprocessing import MEANING_OF_NULL
-from iom_platform.settings import Algorithm, Clustering
+from iom_platform.clustering.preprocessing import LEAST_WEIGHT, MEANING_OF_NULL, MOST_WEIGHT, weights_of
+from iom_platform.settings import Algorithm, Clustering, load_settings
 from iom_platform.tables import MODEL_INPUTS
 
 EVERY = pytest.mark.parametrize("algorithm", list(al.ALGORITHMS))
@@ -322,7 +322,7 @@ def test_fit_key_changes_with_each_part() -> None:
 def test_settings_and_registry_know_the_same_names() -> None:
     assert get_args(Algorithm) == tuple(al.ALGORITHMS)
     knobs = {knob for entry in al.ALGORITHMS.values() for knob in entry.knobs}
-    assert knobs == set(Clustering().knobs)
+    assert {*knobs, "weights"} == set(Clustering().knobs)
     for name in al.ALGORITHMS:
         assert al.select_params(name, Clustering().knobs)["algorithm"] == name
 
@@ -357,6 +357,19 @@ def test_only_what_holds_for_an_algorithm_is_its_parameter() -> None:
         ({"eps": "wide"}, TypeError, "eps is 'wide', which is no number"),
         ({"linkage": "single"}, ValueError, "linkage is 'single'; use one of ward, average, complete"),
         ({"n_cluster": 4}, TypeError, "no algorithm has a knob 'n_cluster'; the known ones are n_clusters, max_iter"),
+        ({"weights": 2}, TypeError, "^weights is 2, which is no mapping; write one such as weights="),
+        ({"weights": {"score_pct_mean": "2"}}, TypeError, "^the weight of score_pct_mean is '2', which is no number"),
+        (
+            {"weights": {"score_mean": 2}},
+            ValueError,
+            r"^clustering\.weights names 'score_mean', which is no model input; the nearest is 'score_pct_mean'$",
+        ),
+        (
+            {"weights": {"score_pct_mean": 0}},
+            ValueError,
+            r"^clustering\.weights gives score_pct_mean 0; a weight lies from 0\.01 to 100$",
+        ),
+        ({"weights": {"score_pct_mean": float("nan")}}, ValueError, "gives score_pct_mean nan; a weight lies"),
     ],
 )
 def test_a_knob_out_of_range_is_one_clear_sentence(
@@ -377,6 +390,64 @@ def test_the_number_of_clusters_means_nothing_to_a_density_method(algorithm: str
 def test_each_linkage_finds_the_three_kinds(linkage: str) -> None:
     frame = make_snapshot()
     assert describe(frame, "hierarchical", linkage=linkage).agreement == pytest.approx(1, abs=0.05)
+
+
+# -- weights -------------------------------------------------------------------------------------------
+
+WEIGHTS = {"score_pct_mean": 5.0, "clicks_28d_to_peers": 0.1}
+
+
+@EVERY
+def test_weights_multiply_the_scaled_inputs_and_are_part_of_the_model(algorithm: str) -> None:
+    from skops import io
+
+    frame = make_snapshot()
+    plain, weighed = fit(frame, algorithm), describe(frame, algorithm, weights=WEIGHTS).model
+    factors = np.array([WEIGHTS.get(name, 1.0) for name in MODEL_INPUTS])
+    np.testing.assert_array_equal(al.scale(weighed, frame), al.scale(plain, frame) * factors)
+    np.testing.assert_array_equal(weights_of(weighed), factors)
+    np.testing.assert_array_equal(weights_of(plain), np.ones(len(MODEL_INPUTS)))
+    labels, confidence = al.assign(weighed, frame)
+    np.testing.assert_array_equal(labels, weighed.predict(frame))
+    assert ((confidence >= 0) & (confidence <= 1)).all()
+    loaded = io.loads(io.dumps(weighed), trusted=list(al.TRUSTED_TYPES))
+    np.testing.assert_array_equal(al.assign(loaded, frame)[0], labels)
+    assert not np.array_equal(centers_of(weighed[-1])[0], centers_of(plain[-1])[0] * factors)
+
+
+def test_weights_change_the_fit_key_and_those_of_one_change_nothing() -> None:
+    plain = al.select_params("kmeans", Clustering().knobs)
+    ones = al.select_params("kmeans", {**Clustering().knobs, "weights": dict.fromkeys(MODEL_INPUTS, 1)})
+    weighed = al.select_params("kmeans", {**Clustering().knobs, "weights": WEIGHTS})
+    assert ones == plain and "weights" not in plain
+    assert al.fit_key("a", weighed, 1) != al.fit_key("a", plain, 1)
+    # one model has one name in MLflow, in whatever order its weights were written
+    assert str(weighed["weights"]) == "{'clicks_28d_to_peers': 0.1, 'score_pct_mean': 5.0}"
+    assert al.run_params(**weighed)["weights"] == weighed["weights"]
+
+
+def test_settings_and_registry_allow_the_same_weights() -> None:
+    for weight in (LEAST_WEIGHT, MOST_WEIGHT):
+        knobs = Clustering(weights={"score_pct_mean": weight}).knobs
+        assert al.select_params("gmm", knobs)["weights"] == {"score_pct_mean": weight}
+    for weight in (LEAST_WEIGHT * 0.99, MOST_WEIGHT * 1.01):
+        with pytest.raises(ValueError, match=r"should be (greater|less) than or equal to"):
+            Clustering(weights={"score_pct_mean": weight})
+
+
+def test_a_lineage_measures_distances_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    from iom_platform.flow import lineage
+    from iom_platform.storage.model_registry import Registry
+
+    frame = make_snapshot()
+    found = []
+    for weights in ({}, dict.fromkeys(MODEL_INPUTS, 50.0)):
+        model = describe(frame, "kmeans", weights=weights).model
+        registry = type("Known", (), {"load_model": lambda *_, model=model: (model, None)})()
+        monkeypatch.setattr(Registry, "of", lambda _, registry=registry: registry)
+        found.append(lineage.trace_lineage(None, load_settings(), frame, 1, None))  # type: ignore[arg-type]
+    # a uid is a digest of the center at birth
+    assert found[0]["cluster_uid"].tolist() == found[1]["cluster_uid"].tolist()
 
 
 # -- methods that cannot predict -----------------------------------------------------------------------

@@ -76,6 +76,28 @@ def test_candidates_are_a_list_in_the_file_and_a_line_in_a_variable(
         load_settings()
 
 
+def test_weights_are_a_mapping_in_the_file_and_a_line_in_a_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_settings().clustering.weights == {}
+    _file(tmp_path, monkeypatch, "clustering: {weights: {score_pct_mean: 2}}\n")
+    assert load_settings().clustering.weights == {"score_pct_mean": 2.0}
+    for text, weights in (
+        ("score_pct_mean=2, clicks_28d_to_peers=0.5", {"score_pct_mean": 2.0, "clicks_28d_to_peers": 0.5}),
+        ("", {}),
+    ):
+        monkeypatch.setenv("IOM_CLUSTERING__WEIGHTS", text)
+        assert load_settings().clustering.weights == weights
+    for text, said in (
+        ("score_mean=2", r"^setting clustering\.weights: 'score_mean' is no model input; the nearest is 'score_pct_mean'; m"),
+        ("score_pct_mean", r"^setting clustering\.weights\.score_pct_mean: Input should be a valid number"),
+        ("score_pct_mean=0", r"^setting clustering\.weights\.score_pct_mean: Input should be greater than or equal to 0\.01"),
+    ):  # fmt: skip
+        monkeypatch.setenv("IOM_CLUSTERING__WEIGHTS", text)
+        with pytest.raises(SettingsError, match=said):
+            load_settings()
+
+
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
