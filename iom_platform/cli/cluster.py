@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from iom_platform.cli.memory import find_available, plan_memory
 from iom_platform.clustering.algorithms import ALGORITHMS
 from iom_platform.clustering.preprocessing import LEAST_WEIGHT, MOST_WEIGHT
 
@@ -167,10 +168,15 @@ def cluster_file(path: Path, request: Request, out: Path, *, with_csv: bool, upl
     check_outputs(out, path)
     for notice in file.notices:
         print(f"  {notice}", file=sys.stderr)
+    plan = plan_memory(
+        file.estimate_records(), len(request.features), len(request.algorithms), available=find_available(),
+        has_methods=any(ALGORITHMS[name].find for name in request.algorithms),
+    )  # fmt: skip
+    print(f"  {plan.told}", file=sys.stderr)
     with open_outputs(out, with_csv=with_csv) as outputs, ThreadPoolExecutor(1) as beside:
         beside.submit(_import_maths)
         with steps.step("read"):
-            learners = read_columns(file)
+            learners = read_columns(file, outputs.folder if plan.is_on_disk else None)
         if learners is None:
             raise ClusterRefused(_say_why_nobody(file))
         facts, small = _cluster(file, learners, request, outputs, steps, beside, with_csv=with_csv)
@@ -257,8 +263,10 @@ def _cluster(
 
 def _count_members(one: "Clusters", labels: np.ndarray, k: int) -> dict[str, int]:
     """Learners by cluster, noise as -1."""
+    from iom_platform.clustering.passes.spread import count_members
+
     if one.fit is not None:
-        return {str(c): int(n) for c, n in enumerate(np.bincount(labels, minlength=k))}
+        return {str(c): int(n) for c, n in enumerate(count_members(labels, k))}
     return {str(c): int(n) for c, n in zip(*np.unique(labels, return_counts=True), strict=True)}
 
 
@@ -331,7 +339,7 @@ def _write_rows(
         raise RuntimeError(
             f"{file.path.name}: {learners.landed} records landed, {written} written and {rejected.total()} rejected"
         )
-    return {name: np.concatenate(some) for name, some in labels.items()}, rejected
+    return {name: np.concatenate(labels.pop(name)) for name in list(labels)}, rejected
 
 
 def _label(

@@ -17,13 +17,13 @@ import numpy as np
 
 from iom_platform.clustering.algorithms import draw_rows, find_algorithm, find_and_summarize, select_params
 from iom_platform.clustering.centers import NOISE, centers_of
-from iom_platform.clustering.passes.chunks import Fit, Map
+from iom_platform.clustering.passes.chunks import Fit, Map, chunks
 from iom_platform.clustering.passes.kmeans import fit_kmeans
 from iom_platform.clustering.passes.mixture import Mixture, assign_mixture, fit_mixture
 from iom_platform.clustering.passes.nearness import assign_by_centers
 from iom_platform.clustering.passes.quantiles import find_quantiles
 from iom_platform.clustering.passes.silhouette import measure_silhouettes
-from iom_platform.clustering.passes.spread import sum_spread
+from iom_platform.clustering.passes.spread import count_members, sum_spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +96,7 @@ def find_empty_features(columns: np.ndarray, features: Sequence[str]) -> list[st
     varying = [j for j, column in enumerate(columns) if column.min() < column.max()]
     if len(varying) < 2:
         return found
-    correlation = np.corrcoef(columns[varying])
+    correlation = _correlate(columns, varying)
     for at, j in enumerate(varying):
         others = np.delete(np.arange(len(varying)), at)
         weights = np.linalg.lstsq(correlation[np.ix_(others, others)], correlation[others, at], rcond=None)[0]
@@ -107,6 +107,17 @@ def find_empty_features(columns: np.ndarray, features: Sequence[str]) -> list[st
                 f"{features[j]} is a linear combination of {names} (R² {explained:.6f}), so measures of separation say little"
             )
     return found
+
+
+def _correlate(columns: np.ndarray, varying: Sequence[int]) -> np.ndarray:
+    """Correlations of these columns, summed in float64 a chunk at a time."""
+    products, sums = np.zeros((len(varying), len(varying))), np.zeros(len(varying))
+    for low, high in chunks(columns.shape[1]):
+        some = columns[varying, low:high].astype(np.float64)
+        products, sums = products + some @ some.T, sums + some.sum(axis=1)
+    centered = products - np.outer(sums, sums) / columns.shape[1]
+    scale = np.sqrt(np.diagonal(centered))
+    return np.asarray(centered / np.outer(scale, scale))
 
 
 def fit_clusters(
@@ -263,8 +274,8 @@ def measure_clusters(
 
 def _measure_one(columns: np.ndarray, clusters: Clusters, labels: np.ndarray, run: Map) -> dict[str, Any]:
     d, rows = columns.shape
-    members = labels[labels != NOISE] if clusters.fit is None else labels
-    sizes = np.bincount(members, minlength=1)
+    sizes = count_members(labels, max(int(labels.max()) + 1, 1))
+    members = int(sizes.sum())
     spread = sum_spread(columns, labels, len(sizes), run=run)
     kept = sizes > 0
     sizes, centers = sizes[kept], spread.centers[kept]
@@ -273,12 +284,12 @@ def _measure_one(columns: np.ndarray, clusters: Clusters, labels: np.ndarray, ru
     measures: dict[str, Any] = {
         "rows": rows, "clusters": k, "smallest_cluster_share": float(sizes.min() / rows) if k else None,
         "davies_bouldin": _davies_bouldin(centers, spread.distance[kept] / sizes) if k > 1 else None,
-        "calinski_harabasz": between / (k - 1) / (within / (len(members) - k)) if 1 < k < len(members) and within > 0 else None,
+        "calinski_harabasz": between / (k - 1) / (within / (members - k)) if 1 < k < members and within > 0 else None,
         "inertia": None, "bic": None, "aic": None,
     }  # fmt: skip
     if clusters.fit is None:
         return measures | {
-            "noise_share": 1 - len(members) / rows, "agreement_with_method": clusters.agreement,
+            "noise_share": 1 - members / rows, "agreement_with_method": clusters.agreement,
             "iterations": None, "is_converged": None,
         }  # fmt: skip
     measures |= {"iterations": clusters.fit.iterations, "is_converged": clusters.fit.is_converged}
@@ -320,7 +331,7 @@ def profile_learners(
     def describe(job: tuple[str, int]) -> list[dict[str, Any]]:
         name, j = job
         mean, scale = float(scaler.mean_[j]), float(scaler.scale_[j])
-        sizes = np.bincount(labels[name])
+        sizes = count_members(labels[name], len(spreads[name].centers))
         quartiles = find_quantiles(columns[j], labels[name], len(sizes), _QUARTILES)
         rows = []
         for cluster in np.flatnonzero(sizes).tolist():

@@ -1,13 +1,22 @@
 """All good records of a learner summary as standardized columns: what a fit needs to see of every learner at once.
 
-What a good record is does not belong here (`learner_summary.py` knows). Memory is 4 bytes a value and 8 a learner.
+What a good record is does not belong here (`learner_summary.py` knows). Memory is 4 bytes a value and, while the file is
+read, 16 a learner; or a few blocks, where both may lie on disk.
 """
 
+import math
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
 import numpy as np
 
 from iom_platform.extract.learner_summary import LearnerFile, find_repeated
+
+_PIECES = 16  # of digests, few of which are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -25,29 +34,31 @@ class LearnerColumns:
     landed: int
 
 
-def read_columns(file: LearnerFile) -> LearnerColumns | None:
-    """Read the file once, twice where a learner is repeated; None where no record is good."""
-    digests: list[np.ndarray] = []
-    parts: list[np.ndarray] = []
+def read_columns(file: LearnerFile, folder: Path | None = None) -> LearnerColumns | None:
+    """Read the file once, twice where a learner is repeated; None where no record is good.
+
+    folder: where the columns lie in a file that is gone with them, instead of in memory.
+    """
     origin, landed = None, 0
     sums = squares = np.zeros(len(file.features))
-    for batch in file.read():
-        landed += len(batch.ids) + len(batch.rejected)
-        if len(batch.ids):
-            if origin is None:
-                origin = batch.values.mean(axis=0)  # near the mean, so that float32 loses no digits
-            moved = batch.values - origin
-            sums, squares = sums + moved.sum(axis=0), squares + (moved**2).sum(axis=0)
-            parts.append(np.ascontiguousarray(moved.T, dtype=np.float32))
-            digests.append(batch.ids.hash().to_numpy())
-    if origin is None:
-        return None
-    repeated = find_repeated(file, np.concatenate(digests))
-    digests.clear()
-    columns = _join(parts, len(origin))
+    with _Parts(folder) as digests, _Parts(folder) as parts:
+        for batch in file.read():
+            landed += len(batch.ids) + len(batch.rejected)
+            if len(batch.ids):
+                if origin is None:
+                    origin = batch.values.mean(axis=0)  # near the mean, so that float32 loses no digits
+                moved = batch.values - origin
+                sums, squares = sums + moved.sum(axis=0), squares + (moved**2).sum(axis=0)
+                parts.add(np.ascontiguousarray(moved.T, dtype=np.float32))
+                digests.add(batch.ids.hash().to_numpy()[None])
+        if origin is None:
+            return None
+        repeated = find_repeated(file, digests.join(folder)[0], pieces=2 if folder is None else _PIECES)
+        columns = parts.join(folder, without=repeated)
     if len(repeated):
-        columns = np.ascontiguousarray(np.delete(columns, repeated, axis=1))
-        sums, squares = (np.einsum("ij->i", columns**power, dtype=np.float64) for power in (1, 2))
+        sums, squares = (
+            np.array([np.einsum("i->", column**power, dtype=np.float64) for column in columns]) for power in (1, 2)
+        )
     shifts = sums / columns.shape[1]
     deviations = np.sqrt(np.maximum(squares / columns.shape[1] - shifts**2, 0))
     # what varies by less than float32 can divide by is constant too
@@ -58,13 +69,60 @@ def read_columns(file: LearnerFile) -> LearnerColumns | None:
     return LearnerColumns(columns, origin + shifts, deviations, repeated, landed)
 
 
-def _join(parts: list[np.ndarray], features: int) -> np.ndarray:
-    """The batches as one array; each is given up as it is copied."""
-    joined = np.empty((features, sum(part.shape[1] for part in parts)), dtype=np.float32)
-    at = 0
-    parts.reverse()
-    while parts:
-        part = parts.pop()
-        joined[:, at : at + part.shape[1]] = part
-        at += part.shape[1]
-    return joined
+class _Parts:
+    """Arrays (n_rows, some) of one dtype, one after another in memory or in a file of the folder, until they are joined."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._file = None if folder is None else TemporaryFile(dir=folder)  # noqa: SIM115 # closed by __exit__
+        self._parts: list[Any] = []
+        self._shape = (0, 0)
+
+    def __enter__(self) -> "_Parts":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, part: np.ndarray) -> None:
+        self._shape, self._dtype = (len(part), self._shape[1] + part.shape[1]), part.dtype
+        if self._file is None:
+            self._parts.append(part)
+        else:
+            self._file.write(part.tobytes())
+            self._parts.append(part.shape)
+
+    def join(self, folder: Path | None, without: np.ndarray | None = None) -> np.ndarray:
+        """All as one array, without these places, which are sorted; each part is given up as it is copied."""
+        left_out = np.empty(0, np.int64) if without is None else without
+        joined = _allocate((self._shape[0], self._shape[1] - len(left_out)), self._dtype, folder)
+        first = at = 0
+        for part in self._take():
+            low, high = np.searchsorted(left_out, [first, first + part.shape[1]])
+            kept = np.delete(part, left_out[low:high] - first, axis=1) if high > low else part
+            joined[:, at : at + kept.shape[1]] = kept
+            first, at = first + part.shape[1], at + kept.shape[1]
+        return joined
+
+    def _take(self) -> Iterator[np.ndarray]:
+        self._parts.reverse()
+        if self._file is None:
+            while self._parts:
+                yield self._parts.pop()
+            return
+        self._file.seek(0)
+        while self._parts:
+            shape = self._parts.pop()
+            content = self._file.read(math.prod(shape) * self._dtype.itemsize)
+            yield np.frombuffer(content, dtype=self._dtype).reshape(shape)
+
+
+def _allocate(shape: tuple[int, int], dtype: Any, folder: Path | None) -> np.ndarray:
+    """An array, mapped to a file of the folder that has no name, so that it is gone with the process however that ends."""
+    if folder is None:
+        return np.empty(shape, dtype=dtype)
+    with TemporaryFile(dir=folder) as file:
+        # a page that finds no room later would kill the process; here it is an error
+        os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
+        # numba knows plain arrays alone
+        return np.asarray(np.memmap(file, dtype, "r+", shape=shape))

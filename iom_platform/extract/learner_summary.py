@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from io import BytesIO, StringIO
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -104,6 +105,7 @@ class LearnerFile:
         )
         with self._open() as stream:
             head = read_chunk(stream, HEAD_BYTES, path.name)
+        self._head_bytes, self._head_lines = len(head), max(head.count(b"\n"), 1)
         self._header: Header | None = None
         if head.startswith(_PARQUET):
             self.notices: tuple[str, ...] = ()
@@ -111,6 +113,12 @@ class LearnerFile:
         else:
             self._header = parse_header(head, self._shape)
             self.notices = self._header.notices
+
+    def estimate_records(self) -> int:
+        """How many records there are: of a CSV by the length of its first lines."""
+        if self._header is None:
+            return int(pyarrow.parquet.read_metadata(self.path).num_rows)
+        return max(self._state[1] * self._head_lines // max(self._head_bytes, 1) - 1, 0)
 
     def read(self) -> Iterator[Batch]:
         """The batches in the order of the file; memory is bounded by a few of them."""
@@ -242,17 +250,21 @@ class LearnerFile:
         return Batch(texts.gather(kept), values[kept], kept, tuple(rejected.values()))
 
 
-def find_repeated(file: LearnerFile, digests: np.ndarray) -> np.ndarray:
+def find_repeated(file: LearnerFile, digests: np.ndarray, *, pieces: int = 2) -> np.ndarray:
     """The places, sorted and from 0 among all good records, of learners that an earlier record has.
 
-    digests: (n,) uint64 of the ids of all good records; where two are equal the ids themselves are compared.
+    digests: (n,) uint64 of the ids of all good records; where two are equal the ids themselves are compared. pieces: in how
+    many the digests are sorted, a few of which are in memory at a time.
     """
-    middle = np.uint64(1 << 63)
-    halves = map_ahead(_find_equal, (digests[digests < middle], digests[digests >= middle]))
-    doubtful = np.concatenate(list(halves))
+    starts = [(i << 64) // pieces for i in range(pieces + 1)]
+    ranges = ((np.uint64(low), np.uint64(after - 1)) for low, after in pairwise(starts))
+    equal = map_ahead(_find_equal, (digests[(digests >= low) & (digests <= high)] for low, high in ranges))
+    doubtful = np.concatenate(list(equal))
     if not len(doubtful):
         return np.empty(0, dtype=np.int64)
-    looked_at = np.flatnonzero(np.isin(digests, doubtful))
+    looked_at = np.concatenate([
+        low + np.flatnonzero(np.isin(digests[low : low + _BATCH_ROWS], doubtful)) for low in range(0, len(digests), _BATCH_ROWS)
+    ])  # fmt: skip
     seen: set[str] = set()
     repeated: list[int] = []
     first = 0

@@ -94,7 +94,8 @@ class LearnerFiles:
     """The files while they are written; `add` rows in their order, then `finish` with the small ones."""
 
     def __init__(self, out: Path, folder: Path, *, with_csv: bool) -> None:
-        self._out, self._folder, self._with_csv = out, folder, with_csv
+        self._out, self._with_csv = out, with_csv
+        self.folder = folder  # whatever else lies there is removed at the end
         self._csv: BinaryIO | None = (folder / CSV).open("wb") if with_csv else None
         self._gzip: BinaryIO | None = (folder / GZIP).open("wb") if with_csv else None
         self._parquet: pyarrow.parquet.ParquetWriter | None = None
@@ -109,7 +110,7 @@ class LearnerFiles:
             self._gzip.write(rows.gzip)
         if self._parquet is None:
             self._parquet = pyarrow.parquet.ParquetWriter(
-                self._folder / PARQUET, rows.table.schema, compression="zstd", compression_level=1,
+                self.folder / PARQUET, rows.table.schema, compression="zstd", compression_level=1,
                 use_dictionary=[n for n in rows.table.column_names if n.startswith(CLUSTER)], write_statistics=False,
             )  # fmt: skip
         # one at a time and in order; it takes as long as all else that is done with the rows
@@ -121,7 +122,7 @@ class LearnerFiles:
         """Write records that were left out, a row for each with its fields as columns."""
         for one in records:
             if self._rejected is None:
-                self._rejected = (self._folder / REJECTED).open("w", encoding="utf-8", newline="")
+                self._rejected = (self.folder / REJECTED).open("w", encoding="utf-8", newline="")
                 csv.writer(self._rejected, lineterminator="\n").writerow(field.name for field in fields(one))
             csv.writer(self._rejected, lineterminator="\n").writerow(astuple(one))
 
@@ -151,26 +152,26 @@ class LearnerFiles:
     def finish(self, small: Mapping[str, bytes]) -> list[Path]:
         """Write the small files and end the archive, and move all to their place; returns them."""
         for name, content in small.items():
-            (self._folder / name).write_bytes(content)
+            (self.folder / name).write_bytes(content)
             self._archive(name)
         self._tar.write(_pack(bytes(2 * _TAR_BLOCK), _LEVEL))
         self._tar.close()
         (self._out / SUMMARY).unlink(missing_ok=True)
-        made = [name for name in ALL if (self._folder / name).exists()]
+        made = [name for name in ALL if (self.folder / name).exists()]
         for name in ALL:
             if name in made:
-                os.replace(self._folder / name, self._out / name)
+                os.replace(self.folder / name, self._out / name)
             else:
                 (self._out / name).unlink(missing_ok=True)
         return [self._out / name for name in made]
 
     def _archive(self, name: str) -> None:
-        path = self._folder / name
+        path = self.folder / name
         if not path.exists():
             return
         size = path.stat().st_size
         self._tar.write(_pack(_tar_header(name, size), _LEVEL))
-        with (self._folder / (GZIP if name == CSV else name)).open("rb") as content:
+        with (self.folder / (GZIP if name == CSV else name)).open("rb") as content:
             if name == CSV:
                 shutil.copyfileobj(content, self._tar, _PIECE)
             else:

@@ -58,12 +58,21 @@ def _sum_apart(columns, low, high, labels, centers, distance, squared):  # type:
             squared[c] += total
 
 
+def count_members(labels: np.ndarray, clusters: int) -> np.ndarray:
+    """Rows of each cluster (clusters,), -1 left out; np.bincount would copy all labels to 8 bytes each."""
+    counts = np.zeros(clusters, np.int64)
+    for low, high in chunks(len(labels)):
+        some = labels[low:high]
+        counts += np.bincount(some[some >= 0], minlength=clusters)
+    return counts
+
+
 def sum_spread(columns: np.ndarray, labels: np.ndarray, clusters: int, *, run: Map = map) -> Spread:
     """How far the rows of each cluster lie from its mean, over every row; labels: (n_rows,) int8."""
     parts, d = chunks(columns.shape[1]), len(columns)
     sums = np.zeros((len(parts), clusters, d))
     list(run(lambda p: _sum_members(columns, *parts[p], labels, sums[p]), range(len(parts))))
-    members = np.bincount(labels[labels >= 0], minlength=clusters)
+    members = count_members(labels, clusters)
     centers = sums.sum(axis=0) / np.maximum(members, 1)[:, None]
     distance, squared = np.zeros((len(parts), clusters)), np.zeros((len(parts), clusters))
     near = centers.astype(np.float32)
