@@ -23,7 +23,7 @@ from iom_platform.clustering.passes.mixture import Mixture, assign_mixture, fit_
 from iom_platform.clustering.passes.nearness import assign_by_centers
 from iom_platform.clustering.passes.quantiles import find_quantiles
 from iom_platform.clustering.passes.silhouette import measure_silhouettes
-from iom_platform.clustering.passes.spread import count_members, sum_spread
+from iom_platform.clustering.passes.spread import count_members, find_means, sum_spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -326,16 +326,16 @@ def profile_learners(
     # counted from 0: noise is a group here
     first = {name: min(int(some.min()), 0) for name, some in labels.items()}
     labels = {name: some - np.int8(first[name]) if first[name] else some for name, some in labels.items()}
-    spreads = {name: sum_spread(columns, some, int(some.max()) + 1, run=run) for name, some in labels.items()}
+    means = {name: find_means(columns, some, int(some.max()) + 1, run=run)[1] for name, some in labels.items()}
 
     def describe(job: tuple[str, int]) -> list[dict[str, Any]]:
         name, j = job
         mean, scale = float(scaler.mean_[j]), float(scaler.scale_[j])
-        sizes = count_members(labels[name], len(spreads[name].centers))
+        sizes = count_members(labels[name], len(means[name]))
         quartiles = find_quantiles(columns[j], labels[name], len(sizes), _QUARTILES)
         rows = []
         for cluster in np.flatnonzero(sizes).tolist():
-            apart = float(spreads[name].centers[cluster, j])
+            apart = float(means[name][cluster, j])
             told = [mean + scale * float(one) for one in (apart, *quartiles[cluster])]
             rows.append({
                 "algorithm": name, "cluster": cluster + first[name], "learners": int(sizes[cluster]), "share": sizes[cluster] / columns.shape[1],

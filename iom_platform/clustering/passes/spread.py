@@ -67,15 +67,22 @@ def count_members(labels: np.ndarray, clusters: int) -> np.ndarray:
     return counts
 
 
-def sum_spread(columns: np.ndarray, labels: np.ndarray, clusters: int, *, run: Map = map) -> Spread:
-    """How far the rows of each cluster lie from its mean, over every row; labels: (n_rows,) int8."""
+def find_means(
+    columns: np.ndarray, labels: np.ndarray, clusters: int, *, run: Map = map
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean (d,) of all labeled rows and that of each cluster (k, d), over every row; labels: (n_rows,) int8."""
     parts, d = chunks(columns.shape[1]), len(columns)
     sums = np.zeros((len(parts), clusters, d))
     list(run(lambda p: _sum_members(columns, *parts[p], labels, sums[p]), range(len(parts))))
     members = count_members(labels, clusters)
     centers = sums.sum(axis=0) / np.maximum(members, 1)[:, None]
+    return sums.sum(axis=(0, 1)) / max(int(members.sum()), 1), centers
+
+
+def sum_spread(columns: np.ndarray, labels: np.ndarray, clusters: int, *, run: Map = map) -> Spread:
+    """How far the rows of each cluster lie from its mean, over every row; labels: (n_rows,) int8."""
+    mean, centers = find_means(columns, labels, clusters, run=run)
+    parts, near = chunks(columns.shape[1]), centers.astype(np.float32)
     distance, squared = np.zeros((len(parts), clusters)), np.zeros((len(parts), clusters))
-    near = centers.astype(np.float32)
     list(run(lambda p: _sum_apart(columns, *parts[p], labels, near, distance[p], squared[p]), range(len(parts))))
-    mean = sums.sum(axis=(0, 1)) / max(int(members.sum()), 1)
     return Spread(mean, centers, distance.sum(axis=0), squared.sum(axis=0))
