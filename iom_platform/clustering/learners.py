@@ -126,10 +126,11 @@ def fit_clusters(
 ) -> list[Clusters]:  # fmt: skip
     """Fit each algorithm; clusters are numbered from the one whose standardized means are highest.
 
-    columns: multiplied with the `weights`, where there are any (n_features,). kmeans and gmm see every row: the start of K-Means is the best of 10 on a seeded sample of at most START_ROWS rows, and
-    a mixture starts from the K-Means of the sample. The others are fitted on a sample of as many rows as the registry
-    allows, `knobs` being theirs. Raises ValueError for fewer distinct rows than clusters, and where a method finds fewer
-    than two clusters or more than MOST_CLUSTERS.
+    columns: multiplied with the `weights` (n_features,), where there are any. kmeans and gmm see every row: the start of
+    K-Means is the best of 10 on a seeded sample of at most START_ROWS rows, and a mixture starts from the K-Means of the
+    sample. The others are fitted on a sample of as many rows as the registry allows, `knobs` being theirs. Raises
+    ValueError for fewer distinct rows in the first sample than clusters, and where a method finds fewer than two clusters
+    or more than MOST_CLUSTERS.
     """
     rows = columns.shape[1]
     rng = np.random.default_rng(seed)
@@ -139,7 +140,8 @@ def fit_clusters(
     if has_count(algorithms):
         distinct = len(np.unique(sample.T, axis=0))
         if distinct < clusters:
-            raise ValueError(f"there are {distinct} distinct learners for {clusters} clusters; lower --k")
+            where = f" in a sample of {START_ROWS:,}" if rows > START_ROWS else ""
+            raise ValueError(f"there are {distinct} distinct learners{where} for {clusters} clusters; lower --k")
     passes: dict[str, Any] = {"max_iterations": max_iterations, "run": run}
     tolerance = _KMEANS_TOLERANCE * (1.0 if weights is None else float(np.mean(weights**2)))
     found, start = [], None
@@ -174,7 +176,9 @@ def _fit_method(columns: np.ndarray, algorithm: str, knobs: Mapping[str, Any]) -
     rows, fitted_on = draw_rows(columns.T, find_algorithm(algorithm).max_rows, knobs["seed"])
     with threadpool_limits(limits=1):
         try:
-            estimator, agreement = find_and_summarize(rows.astype(np.float64), params, order=_rank, spell=_as_option)
+            estimator, agreement = find_and_summarize(
+                np.ascontiguousarray(rows, dtype=np.float64), params, order=_rank, spell=_as_option
+            )
         except ValueError as error:
             raise ValueError(f"{algorithm}: {error}") from None
     clusters = int(estimator.classes_.max()) + 1

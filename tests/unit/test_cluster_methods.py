@@ -90,6 +90,9 @@ def test_measures_leave_noise_out_and_profiles_have_it_as_a_group(made: Path) ->
             described = (one.learners, one["mean"], one.q1, one["median"], one.q3)
             assert described == pytest.approx((len(values), values.mean(), *values.quantile([0.25, 0.5, 0.75])), rel=1e-5)  # fmt: skip
         assert set(profiles[profiles.algorithm == name].cluster) == set(labels)
+    # cluster 0 is the one whose learners do most
+    levels = profiles.query("algorithm == 'hierarchical'").groupby("cluster").standardized_difference.mean()
+    assert levels.is_monotonic_decreasing and levels[0] > 0.5
 
 
 def test_summary_and_report_say_what_was_fitted_and_by_which_rule(made: Path) -> None:

@@ -9,6 +9,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score
 from sklearn.mixture import GaussianMixture
 
+from iom_platform.clustering import learners
 from iom_platform.clustering.learners import Clusters, fit_clusters, measure_clusters
 from iom_platform.clustering.passes.chunks import CHUNK_ROWS, Fit, threads
 from iom_platform.clustering.passes.kmeans import fit_kmeans
@@ -146,6 +147,18 @@ def test_quantiles_are_those_of_numpy() -> None:
         expected = np.quantile(values[labels == cluster].astype(np.float64), shares)
         assert found[cluster] == pytest.approx(expected, rel=1e-6)
     assert np.isnan(found[2]).all()
+
+
+def test_too_few_distinct_learners_are_told_of_the_rows_that_were_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = np.repeat(np.arange(2, dtype=np.float32), 30)[None]
+    knobs = {"algorithms": ["kmeans"], "clusters": 3, "max_iterations": 9, "seed": 1}
+    with pytest.raises(ValueError, match=r"^there are 2 distinct learners for 3 clusters; lower --k$"):
+        fit_clusters(columns, **knobs)  # type: ignore[arg-type]
+    monkeypatch.setattr(learners, "START_ROWS", 50)
+    with pytest.raises(
+        ValueError, match=r"^there are 2 distinct learners in a sample of 50 for 3 clusters; lower --k$"
+    ):
+        fit_clusters(columns, **knobs)  # type: ignore[arg-type]
 
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:
