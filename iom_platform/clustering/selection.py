@@ -83,7 +83,7 @@ def list_candidates(
 
 def read_params(logged: Mapping[str, str]) -> dict[str, Any]:
     """Parameters of a fit, as `select_params` returns them, from those of its run, which are texts."""
-    names = ("seed", *find_algorithm(logged["algorithm"]).knobs)
+    names = ("seed", "weights", *find_algorithm(logged["algorithm"]).knobs)
     return select_params(logged["algorithm"], {name: _parse(logged[name]) for name in names if name in logged})
 
 

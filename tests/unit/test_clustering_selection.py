@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from iom_platform.clustering.algorithms import run_params
+from iom_platform.clustering.algorithms import run_params, select_params
 from iom_platform.clustering.selection import (
     AUTO,
     COURSES,
@@ -121,6 +121,8 @@ def test_the_settings_name_one_fit_or_a_range() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("params", list_candidates(AUTO, Clustering().candidates, (3, 3), KNOBS))
-def test_parameters_come_back_from_the_texts_of_a_run(params: dict[str, Any]) -> None:
+@pytest.mark.parametrize("weights", [{}, {"score_pct_mean": 2.0}])
+@pytest.mark.parametrize("algorithm", Clustering().candidates)
+def test_parameters_come_back_from_the_texts_of_a_run(algorithm: str, weights: dict[str, float]) -> None:
+    params = select_params(algorithm, {**KNOBS, "weights": weights})
     assert read_params({name: str(value) for name, value in run_params(**params).items()}) == params
