@@ -214,11 +214,11 @@ def test_more_clusters_than_a_label_can_tell_are_refused(monkeypatch: pytest.Mon
 
 
 def test_weights_are_part_of_the_saved_scaling_and_move_labels(learners: Path, tmp_path: Path) -> None:
-    plain, weighed, all_twice = (tmp_path / name for name in ("plain", "weighed", "all_twice"))
+    plain, weighed, all_alike = (tmp_path / name for name in ("plain", "weighed", "all_alike"))
     for out, weights in (
         (plain, ()),
         (weighed, ("--weights", "time_spent=4, accuracy=0.5")),
-        (all_twice, ("--weights", ",".join(f"{name}=64" for name in FEATURES))),
+        (all_alike, ("--weights", ",".join(f"{name}=0.015625" for name in FEATURES))),
     ):
         done = _cluster(learners, out, "--algorithms", "kmeans,hdbscan", *weights)
         assert done.returncode == 0, done.stderr
@@ -231,9 +231,9 @@ def test_weights_are_part_of_the_saved_scaling_and_move_labels(learners: Path, t
     # what weighs more tells the clusters apart better than it did
     shares = [some.groupby("cluster_kmeans").time_spent.mean().var() for some in (rows, before)]
     assert shares[0] > 1.2 * shares[1]
-    assert pd.read_csv(all_twice / "learner_clusters.csv").cluster_kmeans.tolist() == before.cluster_kmeans.tolist()
+    assert pd.read_csv(all_alike / "learner_clusters.csv").cluster_kmeans.tolist() == before.cluster_kmeans.tolist()
     iterations = [json.loads((out / "clustering_summary.json").read_text())["quality_metrics"]["kmeans"]["iterations"]
-                  for out in (plain, all_twice)]  # fmt: skip
+                  for out in (plain, all_alike)]  # fmt: skip
     assert iterations[0] == iterations[1]
     facts = json.loads((weighed / "clustering_summary.json").read_text())
     assert facts["weights"] == {"time_spent": 4, "accuracy": 0.5}
