@@ -22,32 +22,19 @@ from iom_platform.extract.twin.archetypes import ARCHETYPES
 from iom_platform.extract.twin.students import TwinKnobs
 from iom_platform.flow.cohort import read_cohort
 from iom_platform.flow.report import report_path
-from iom_platform.notebook import TemporalFeatureExtractor
 from iom_platform.risk import select_scorable
 from iom_platform.settings import Clustering
 from iom_platform.storage import promotions, record
 from iom_platform.storage.model_registry import Registry
 from iom_platform.tables import ASSIGNMENTS, LINEAGE, MODEL_NAME, PROFILES, STUDENT_RISK
+from tests.archetypes import DAY, KEY, snapshot_of
 from tests.spine import Spine, said, set_columns, spine_at, succeed, warnings
 
-DAY = date(2026, 5, 1)
 BEFORE = DAY - timedelta(days=7)
-KEY = ["student_pseudonym", "course_id"]
 RETRAININGS = 50
 QUIET = ("fading", "barely_present")
 FIT = dg.AssetSelection.assets(["clustering", "promotions"], ["clustering", "lineage"])
 Uids = dict[int, str]
-
-
-def snapshot_of(folder: Path, knobs: TwinKnobs) -> pd.DataFrame:
-    """The training rows of a twin's day, with the archetype that only its truth knows."""
-    summary = write_twin(folder / "twin", students=4000, seed=7, through=DAY, knobs=knobs)
-    extractor = TemporalFeatureExtractor(source="synthetic", key=b"k" * 32)
-    rows = select_scorable(extractor.extract_temporal_features(folder / "twin", DAY))
-    truth = pd.read_csv(summary.truth_path / "truth.csv", dtype=str)
-    truth["student_pseudonym"] = [extractor.pseudonym_of(student) for student in truth["id_student"]]
-    truth["course_id"] = truth["code_module"] + "-" + truth["code_presentation"]
-    return rows.merge(truth[[*KEY, "archetype"]], on=KEY, validate="one_to_one")
 
 
 @pytest.fixture(scope="module")
