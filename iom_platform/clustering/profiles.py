@@ -1,11 +1,10 @@
-"""What a cluster looks like: a row per cluster and model input, a heatmap, a short name.
+"""What a cluster looks like: a row per cluster and model input, a short name.
 
-Personal attributes do not belong here: a profile is of behavior alone.
+Personal attributes do not belong here, for a profile is of behavior alone, nor do pictures.
 """
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,46 +56,6 @@ def profile_clusters(frame: pd.DataFrame, labels: np.ndarray, *, k: int = 5) -> 
     profiles = pd.DataFrame(rows, columns=list(PROFILE_COLUMNS))
     floats = {name: "float64" for name in ("mean", "median", "standardized_difference")}
     return profiles.astype({"cluster": "int64", "students": "int64", "feature": "str", **floats})
-
-
-def plot_profiles(profiles: pd.DataFrame) -> bytes:
-    """A PNG heatmap of the standardized differences, one row per cluster, the means written into the cells.
-
-    profiles: as `profile_clusters` returns them; a cluster is called by its cluster_uid where they have one.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    clusters = sorted(profiles["cluster"].unique())
-    difference = profiles.pivot(index="cluster", columns="feature", values="standardized_difference")
-    difference = difference.reindex(index=clusters, columns=list(MODEL_INPUTS))
-    means = profiles.pivot(index="cluster", columns="feature", values="mean").reindex(
-        index=clusters, columns=list(MODEL_INPUTS)
-    )
-    figure = Figure(figsize=(10, 2.2 + 0.6 * len(clusters)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    color = difference.to_numpy(dtype=float)
-    image = axes.imshow(color, cmap="RdBu", vmin=-2, vmax=2, aspect="auto")
-    students = profiles.groupby("cluster")["students"].first()
-    uids = dict(zip(profiles["cluster"], profiles.get("cluster_uid", profiles["cluster"]), strict=True))
-    names = [
-        f"{uids[c] if isinstance(uids[c], str) else c}: {describe_cluster(profiles, int(c))} ({students[c]:,})"
-        for c in clusters
-    ]
-    axes.set_yticks(range(len(clusters)), names)
-    axes.set_xticks(range(len(MODEL_INPUTS)), [n.replace("_", " ") for n in MODEL_INPUTS], rotation=30, ha="right")
-    for row, values in enumerate(means.to_numpy(dtype=float)):
-        for column, value in enumerate(values):
-            is_dark = abs(color[row, column]) > 1.3
-            axes.text(column, row, "-" if np.isnan(value) else f"{value:.2f}", ha="center", va="center",
-                      fontsize=8, color="white" if is_dark else "black")  # fmt: skip
-    axes.set_title("Mean per cluster; color is the difference from the cohort in standard deviations")
-    figure.colorbar(image, ax=axes, shrink=0.8)
-    out = BytesIO()
-    # without a software entry the same profile is the same bytes under every matplotlib version's name
-    figure.savefig(out, format="png", dpi=110, metadata={"Software": None})
-    return out.getvalue()
 
 
 def describe_cluster(profiles: pd.DataFrame, cluster: int) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from iom_platform.clustering.algorithms import assign, find_algorithm, fit, fit_and_describe, scale
 from iom_platform.clustering.quality import measure_quality
-from iom_platform.clustering.stability import measure_stability
+from iom_platform.clustering.stability import Stability, measure_stability
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,14 +26,17 @@ ROWS_PER_CLUSTER = 10  # fewer rows a cluster would describe single students
 class Trained:
     """A fitted model, the clusters that it assigns to its own rows (n_students,) int16, their measures, and how it was made.
 
-    fitted_on, assigned_by: which rows and by what rule, in words.
+    scaled: its rows as the estimator sees them, (n_students, n_inputs); fitted_on, assigned_by: which rows and by what rule,
+    in words; stability: None where none was measured.
     """
 
     model: Pipeline
     labels: np.ndarray
+    scaled: np.ndarray
     quality: dict[str, Any]
     fitted_on: str
     assigned_by: str
+    stability: Stability | None = None
 
 
 def least_clusters(params: Mapping[str, Any]) -> int:
@@ -48,8 +51,9 @@ def train(frame: pd.DataFrame, *, algorithm: str, seed: int, bootstrap_iteration
     """
     fitted = fit_and_describe(frame, algorithm=algorithm, seed=seed, **knobs)
     labels, _ = assign(fitted.model, frame)
+    scaled, stability = scale(fitted.model, frame), None
     quality = measure_quality(
-        scale(fitted.model, frame), labels, seed=seed, estimator=fitted.model[-1],
+        scaled, labels, seed=seed, estimator=fitted.model[-1],
         course_ids=frame["course_id"].to_numpy(), course_weeks=frame["course_week"].to_numpy(), agreement=fitted.agreement,
     )  # fmt: skip
     if bootstrap_iterations:
@@ -58,4 +62,4 @@ def train(frame: pd.DataFrame, *, algorithm: str, seed: int, bootstrap_iteration
             iterations=bootstrap_iterations, seed=seed, in_subsets=find_algorithm(algorithm).is_of_density,
         )  # fmt: skip
         quality |= stability.measures()
-    return Trained(fitted.model, labels, quality, fitted.fitted_on, fitted.assigned_by)
+    return Trained(fitted.model, labels, scaled, quality, fitted.fitted_on, fitted.assigned_by, stability)

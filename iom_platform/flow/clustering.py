@@ -166,7 +166,7 @@ def _assign(
 )
 def assignments(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
     """Assign the day's observed enrollments with the champion loaded from MLflow; never fits."""
-    from iom_platform.clustering.profiles import plot_profiles
+    from iom_platform.clustering.plots import plot_profiles
     from iom_platform.storage.promotions import champion_for
     from iom_platform.storage.record import open_record, replace_partition
 

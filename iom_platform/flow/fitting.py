@@ -57,7 +57,8 @@ def log_fit(
     """Log a fit as a run, nested in the run of its selection; {model_version (None unless registered), mlflow_run_id}."""
     from iom_platform.clustering.algorithms import name_fit, run_params
     from iom_platform.clustering.card import ABOUT, PURPOSE, write_model_card
-    from iom_platform.clustering.profiles import plot_profiles, profile_clusters
+    from iom_platform.clustering.plots import plot_fit, plot_profiles
+    from iom_platform.clustering.profiles import profile_clusters
     from iom_platform.risk import fit_risk
     from iom_platform.storage.model_registry import Registry
 
@@ -89,7 +90,11 @@ def log_fit(
             "assigned_by": trained.assigned_by,
             **{tag: str(value) for tag, value in seen.items()},
         },
-        files={"profiles.png": plot_profiles(profiles), "model_card.md": card.encode()},
+        files={
+            "profiles.png": plot_profiles(profiles),
+            "model_card.md": card.encode(),
+            **plot_fit(trained, k=settings.privacy.k, seed=fit.params["seed"]),
+        },
         profiles=profiles,
         model_name=MODEL_NAME,
         about=ABOUT,
@@ -140,6 +145,7 @@ def tell_selection(settings: Settings, run_id: str, fits: Sequence[Fit], choice:
     """Leave the decision, and the table of what was compared, in the run of the selection."""
     import pandas as pd
 
+    from iom_platform.clustering.plots import plot_candidates
     from iom_platform.storage.model_registry import Registry
 
     shown = (
@@ -162,5 +168,8 @@ def tell_selection(settings: Settings, run_id: str, fits: Sequence[Fit], choice:
         run_id,
         description=f"{decision}\n\n{described}",
         tags={"decision": decision},
-        files={CANDIDATES_FILE: str(table.to_csv(index=False)).encode()},
+        files={
+            CANDIDATES_FILE: str(table.to_csv(index=False)).encode(),
+            "candidates.png": plot_candidates(table),
+        },
     )

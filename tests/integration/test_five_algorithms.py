@@ -61,6 +61,8 @@ def test_each_algorithm_is_a_run_with_its_measures_and_how_it_was_made(spine: Sp
         assert run.data.tags["assigned_by"] == entry.assigned_by
         card = registry.artifact(run.info.run_id, "model_card.md").decode()
         assert f"- fitted on: all {metrics['rows']:,.0f} rows" in card and f"- assigned by: {entry.assigned_by}" in card
+        pictures = ["profiles.png", "silhouette.png", "components.png", *["stability.png"] * (name == "hdbscan")]
+        assert all(registry.artifact(run.info.run_id, picture).startswith(b"\x89PNG") for picture in pictures)
 
 
 def test_the_registered_model_predicts_the_labels_that_were_published(spine: Spine, assignments: pd.DataFrame) -> None:

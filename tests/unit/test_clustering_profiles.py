@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from iom_platform.clustering.profiles import PROFILE_COLUMNS, describe_cluster, plot_profiles, profile_clusters
+from iom_platform.clustering.plots import plot_profiles
+from iom_platform.clustering.profiles import PROFILE_COLUMNS, describe_cluster, profile_clusters
 from iom_platform.tables import MODEL_INPUTS
 
 ACTIVE = {"active_days_28d_to_peers": 0.6, "clicks_28d_to_peers": 0.6, "clicks_14d_to_history": 0.5, "days_since_last_activity": 1.0,
