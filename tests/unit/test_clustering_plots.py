@@ -169,7 +169,7 @@ def test_refits_without_a_model_are_drawn_as_nothing_alike() -> None:
 
 def test_a_fit_has_the_pictures_that_it_allows() -> None:
     values, _ = groups_of(100, 60)
-    frame = pd.DataFrame(values, columns=list(MODEL_INPUTS)).assign(course_id="AAA-2026B")
+    frame = pd.DataFrame(values, columns=list(MODEL_INPUTS)).assign(course_id="AAA-2026B", course_week=8)
     knobs = {"algorithm": "kmeans", "n_clusters": 2, "max_iterations": 50, "seed": 1}
     measured = train(frame, **knobs, bootstrap_iterations=2)
     assert list(plot_fit(measured, k=K, seed=1)) == ["silhouette.png", "components.png", "stability.png"]
