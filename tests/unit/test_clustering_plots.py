@@ -78,7 +78,8 @@ def test_the_grid_ends_at_no_students_place() -> None:
     points = np.random.default_rng(1).normal(size=(500, 2))
     edges = lay_cells(points, K)
     assert all(np.allclose(side[[0, -1]] * 10, np.round(side[[0, -1]] * 10)) for side in edges)
-    points[points[:, 0].argmax()] += 9  # one who is far away
+    points[points[:, 0].argmax(), 0] += 9  # two who are far away
+    points[points[:, 0].argmin(), 0] -= 9
     assert [side.tolist() for side in lay_cells(points, K)] == [side.tolist() for side in edges]
 
 
