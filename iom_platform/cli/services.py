@@ -178,7 +178,9 @@ def _end(processes: dict[str, "subprocess.Popen[bytes]"]) -> None:
 
 def _links(state: dict[str, Any]) -> str:
     dagster, mlflow = (f"http://{HOST}:{state[name]}" for name in ("dagster", "mlflow"))
-    experiment = f"/{state['experiment']}/runs?compareRunsMode=CHART" if state.get("experiment") else ""
+    # by another order than its own MLflow folds the fits of a selection, and shows none of their measures
+    newest_first = "orderByKey=tags.%60trained_as_of%60&orderByAsc=false&compareRunsMode=CHART"
+    experiment = f"/{state['experiment']}/runs?{newest_first}" if state.get("experiment") else ""
     return (
         f"asset graph:  {dagster}/asset-groups\n"
         "              (a click opens a group; an asset's page lists its checks)\n"

@@ -114,7 +114,7 @@ def test_up_prints_links_and_replaces_taken_ports(up: dict[str, Any]) -> None:
 
 def test_the_model_runs_open_as_charts_and_the_graph_says_how_to_open_a_group() -> None:
     said = _links({"dagster": 3000, "mlflow": 5000, "experiment": "7"})
-    assert "http://127.0.0.1:5000/#/experiments/7/runs?compareRunsMode=CHART" in said.splitlines()[-1]
+    assert "http://127.0.0.1:5000/#/experiments/7/runs?orderByKey=tags.%60trained_as_of%60&" in said.splitlines()[-1]
     assert "a click opens a group" in said.splitlines()[1]
 
 
