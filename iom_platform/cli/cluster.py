@@ -25,7 +25,6 @@ from iom_platform.clustering.preprocessing import LEAST_WEIGHT, MOST_WEIGHT
 
 if TYPE_CHECKING:
     import pandas as pd
-    import polars as pl
     from sklearn.preprocessing import StandardScaler
 
     from iom_platform.clustering.learners import Clusters
@@ -226,7 +225,7 @@ def _cluster(
                     max_iterations=Clustering().max_iterations, run=run, knobs=request.knobs, weights=weights,
                 )  # fmt: skip
             except ValueError as error:
-                raise ClusterRefused(f"{file.path.name}: {error}") from None
+                raise ClusterRefused(f"{file.path.name}: {error}; lower --k") from None
         with steps.step("assign and write"):
             labels, rejected = _write_rows(file, learners, scaler, found, outputs, with_csv=with_csv)
         archived = beside.submit(outputs.archive_rows)
@@ -305,6 +304,9 @@ def _write_rows(
 
     Returns labels (n,) by algorithm, and how many records broke each rule.
     """
+    import polars as pl
+
+    from iom_platform.clustering.learners import label_learners
     from iom_platform.extract.ahead import map_ahead
     from iom_platform.storage.learner_files import shape_rows
 
@@ -312,21 +314,19 @@ def _write_rows(
     rejected: Counter[str] = Counter()
 
     def batches() -> "Iterator[tuple[Batch, bool]]":
-        first, is_first = 0, True
-        for batch in file.read():
-            low, high = np.searchsorted(learners.repeated, [first, first + len(batch.ids)])
-            kept = batch.without(learners.repeated[low:high] - first) if high > low else batch
-            outputs.reject(kept.rejected)
-            rejected.update(f"{one.column or 'record'}: {one.rule}" for one in kept.rejected)
-            if len(kept.ids):
-                yield kept, is_first
+        is_first = True
+        for batch in file.read_distinct(learners.repeated):
+            outputs.reject(batch.rejected)
+            rejected.update(f"{one.column or 'record'}: {one.rule}" for one in batch.rejected)
+            if len(batch.ids):
+                yield batch, is_first
                 is_first = False
-            first += len(batch.ids)
 
     def shape(one: "tuple[Batch, bool]") -> "tuple[list[np.ndarray], Rows]":
         batch, is_first = one
-        frame, assigned = _label(batch, scaler, found, file.features)
-        return assigned, shape_rows(
+        made = label_learners(batch.values, scaler, found)
+        frame = pl.DataFrame({"learner_id": batch.ids, **dict(zip(file.features, batch.values.T, strict=True)), **made})
+        return [made[f"cluster_{one.algorithm}"] for one in found], shape_rows(
             frame, given=1 + len(file.features), lines=batch.lines, is_first=is_first, with_csv=with_csv
         )
 
@@ -340,23 +340,6 @@ def _write_rows(
             f"{file.path.name}: {learners.landed} records landed, {written} written and {rejected.total()} rejected"
         )
     return {name: np.concatenate(labels.pop(name)) for name in list(labels)}, rejected
-
-
-def _label(
-    batch: "Batch", scaler: "StandardScaler", found: "Sequence[Clusters]", features: Sequence[str]
-) -> "tuple[pl.DataFrame, list[np.ndarray]]":
-    import polars as pl
-
-    scaled = (batch.values - scaler.mean_) / scaler.scale_
-    columns: dict[str, Any] = {"learner_id": batch.ids, **dict(zip(features, batch.values.T, strict=True))}
-    confidences, assigned = {}, []
-    for one in found:
-        labels, confidence = one.assign(scaled)
-        columns[f"cluster_{one.algorithm}"] = labels
-        assigned.append(labels)
-        if confidence is not None:
-            confidences[f"{one.algorithm}_confidence"] = confidence
-    return pl.DataFrame(columns | confidences), assigned
 
 
 # -- what is told -------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def fit_clusters(
         distinct = len(np.unique(sample.T, axis=0))
         if distinct < clusters:
             where = f" in a sample of {START_ROWS:,}" if rows > START_ROWS else ""
-            raise ValueError(f"there are {distinct} distinct learners{where} for {clusters} clusters; lower --k")
+            raise ValueError(f"there are {distinct} distinct learners{where} for {clusters} clusters")
     passes: dict[str, Any] = {"max_iterations": max_iterations, "run": run}
     tolerance = _KMEANS_TOLERANCE * (1.0 if weights is None else float(np.mean(weights**2)))
     found, start = [], None
@@ -244,6 +244,20 @@ def _as_mixture(mixture: Mixture, seed: int) -> GaussianMixture:
     made.precisions_ = made.precisions_cholesky_ @ np.swapaxes(made.precisions_cholesky_, 1, 2)
     made.n_features_in_ = mixture.means.shape[1]
     return made
+
+
+def label_learners(values: np.ndarray, scaler: StandardScaler, found: Sequence[Clusters]) -> dict[str, np.ndarray]:
+    """Columns of the result: cluster_* (n,) int8 of each algorithm, then *_confidence (n,) of those that have one.
+
+    values: (n, n_features) float64, as delivered.
+    """
+    scaled = (values - scaler.mean_) / scaler.scale_
+    assigned = {one.algorithm: one.assign(scaled) for one in found}
+    confidences = {name: confidence for name, (_, confidence) in assigned.items() if confidence is not None}
+    return {
+        **{f"cluster_{name}": labels for name, (labels, _) in assigned.items()},
+        **{f"{name}_confidence": confidence for name, confidence in confidences.items()},
+    }
 
 
 # -- how good they are ---------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ read, 16 a learner; or a few blocks, where both may lie on disk.
 
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -39,21 +39,50 @@ def read_columns(file: LearnerFile, folder: Path | None = None) -> LearnerColumn
 
     folder: where the columns lie in a file that is gone with them, instead of in memory.
     """
+    landed = 0
+    with _Parts(folder) as digests:
+
+        def values() -> Iterator[np.ndarray]:
+            nonlocal landed
+            for batch in file.read():
+                landed += len(batch.ids) + len(batch.rejected)
+                if len(batch.ids):
+                    digests.add(batch.ids.hash().to_numpy()[None])
+                yield batch.values
+
+        def repeated() -> np.ndarray:
+            return find_repeated(file, digests.join(folder)[0], pieces=2 if folder is None else _PIECES)
+
+        found = standardize(values(), repeated, folder)
+    return found and replace(found, landed=landed)
+
+
+def standardize(
+    batches: Iterable[np.ndarray],
+    find_repeated: Callable[[], np.ndarray] = lambda: np.empty(0, dtype=np.int64),
+    folder: Path | None = None,
+) -> LearnerColumns | None:
+    """Columns of (m, n_features) float64 values, batch by batch; None where there is no row.
+
+    find_repeated: asked after the last batch for the places, sorted, of rows to leave out, which `landed` counts too;
+    folder: as `read_columns`.
+    """
     origin, landed = None, 0
-    sums = squares = np.zeros(len(file.features))
-    with _Parts(folder) as digests, _Parts(folder) as parts:
-        for batch in file.read():
-            landed += len(batch.ids) + len(batch.rejected)
-            if len(batch.ids):
-                if origin is None:
-                    origin = batch.values.mean(axis=0)  # near the mean, so that float32 loses no digits
-                moved = batch.values - origin
-                sums, squares = sums + moved.sum(axis=0), squares + (moved**2).sum(axis=0)
-                parts.add(np.ascontiguousarray(moved.T, dtype=np.float32))
-                digests.add(batch.ids.hash().to_numpy()[None])
+    sums = squares = np.zeros(0)
+    with _Parts(folder) as parts:
+        for values in batches:
+            if not len(values):
+                continue
+            if origin is None:
+                origin = _choose_origin(values)
+                sums = squares = np.zeros(len(origin))
+            landed += len(values)
+            moved = values - origin
+            sums, squares = sums + moved.sum(axis=0), squares + (moved**2).sum(axis=0)
+            parts.add(np.ascontiguousarray(moved.T, dtype=np.float32))
         if origin is None:
             return None
-        repeated = find_repeated(file, digests.join(folder)[0], pieces=2 if folder is None else _PIECES)
+        repeated = find_repeated()
         columns = parts.join(folder, without=repeated)
     if len(repeated):
         sums, squares = (
@@ -67,6 +96,16 @@ def read_columns(file: LearnerFile, folder: Path | None = None) -> LearnerColumn
     columns -= shifts.astype(np.float32)[:, None]
     columns *= np.divide(1, deviations, out=np.zeros_like(deviations), where=deviations > 0).astype(np.float32)[:, None]
     return LearnerColumns(columns, origin + shifts, deviations, repeated, landed)
+
+
+def _choose_origin(values: np.ndarray) -> np.ndarray:
+    """(n_features,) near the mean, so that float32 loses no digits; on a grid as coarse as the values spread.
+
+    So it hardly ever hangs on where the first batch ends: the same rows give the same bits from a file or a table.
+    """
+    mean, spread = values.mean(axis=0), values.std(axis=0)
+    grid = np.exp2(np.round(np.log2(np.where(spread > 0, spread, 1))))
+    return np.asarray(np.where(spread > 0, np.round(mean / grid) * grid, mean))
 
 
 class _Parts:

@@ -100,7 +100,7 @@ class LearnerFile:
         columns = [Column(ID, "text", "identifier", "", nullable=False)]
         columns += [Column(name, "float", "behavior", "", nullable=False) for name in self.features]
         self._fields = tuple(_field(column) for column in columns)
-        self._shape = FileShape(
+        self.shape = FileShape(
             path.name, Table("raw", "learner_summary", "warehouse", (ID,), "", tuple(columns)), self._fields
         )
         with self._open() as stream:
@@ -111,7 +111,7 @@ class LearnerFile:
             self.notices: tuple[str, ...] = ()
             self._names = self._check_parquet()
         else:
-            self._header = parse_header(head, self._shape)
+            self._header = parse_header(head, self.shape)
             self.notices = self._header.notices
 
     def estimate_records(self) -> int:
@@ -130,6 +130,14 @@ class LearnerFile:
         if _state_of(self.path) != self._state:
             raise DeliveryRefused(f"{self.path.name} changed while it was read; run again when its writer is done")
 
+    def read_distinct(self, repeated: np.ndarray) -> Iterator[Batch]:
+        """As `read`, with the good records at these places, sorted and from 0, rejected as repeated learners."""
+        first = 0
+        for batch in self.read():
+            low, high = np.searchsorted(repeated, [first, first + len(batch.ids)])
+            yield batch.without(repeated[low:high] - first) if high > low else batch
+            first += len(batch.ids)
+
     def _open(self) -> AbstractContextManager[BinaryIO]:
         return open_stream(lambda: self.path.open("rb"), self.path.name)
 
@@ -140,7 +148,7 @@ class LearnerFile:
             clean = self._read_clean(block, header)
             if clean is not None:
                 return clean, len(clean.ids)
-            parsed = parse_block(block, self._shape, header)
+            parsed = parse_block(block, self.shape, header)
             return self._read_carefully(parsed), parsed.landed
 
         with self._open() as stream:
@@ -208,7 +216,7 @@ class LearnerFile:
         # the same words for a missing or renamed column as for a CSV file
         line = StringIO()
         csv.writer(line, lineterminator="\n").writerow(schema.names)
-        header = parse_header(line.getvalue().encode(), self._shape)
+        header = parse_header(line.getvalue().encode(), self.shape)
         names = [schema.names[header.positions[f.name]] for f in self._fields]
         kinds = [schema.field(name).type for name in names]
         written = kinds[0].value_type if pa.types.is_dictionary(kinds[0]) else kinds[0]

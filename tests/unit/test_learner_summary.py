@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from iom_platform.extract import learner_summary
-from iom_platform.extract.learner_columns import read_columns
+from iom_platform.extract.learner_columns import read_columns, standardize
 from iom_platform.extract.learner_summary import LearnerFile, find_repeated
 from iom_platform.extract.lines import parse_block
 from iom_platform.extract.source import DeliveryRefused
@@ -111,7 +111,7 @@ def test_both_ways_to_read_a_block_find_the_same(tmp_path: Path, recwarn: pytest
         block = (rng.choice(("\n", "\r\n")).join(lines) + "\n").encode()
         clean = file._read_clean(block, file._header)
         if clean is not None:
-            careful = file._read_carefully(parse_block(block, file._shape, file._header))
+            careful = file._read_carefully(parse_block(block, file.shape, file._header))
             assert (clean.ids.to_list(), clean.values.tolist()) == (careful.ids.to_list(), careful.values.tolist()), (
                 block
             )
@@ -256,6 +256,19 @@ def test_an_id_in_parquet_is_text_or_a_whole_number(tmp_path: Path, ids: pl.Seri
     for good in (pl.Series([1, 2]), pl.Series(["1", "2"], dtype=pl.Categorical)):
         pl.DataFrame({"learner_id": good, "avg_score": numbers, "accuracy": numbers}).write_parquet(path)
         assert _read(LearnerFile(path, FEATURES)) == (["1", "2"], [[1, 1], [2, 2]], [])
+
+
+def test_the_same_rows_give_the_same_bits_however_they_are_cut() -> None:
+    values = np.random.default_rng(2).normal([50, 0.6, 1.7e9], [20, 0.2, 1e5], size=(3000, 3))
+    whole, cut = standardize([values]), standardize(np.array_split(values, 7))
+    once = standardize([np.insert(values, 700, values[3], axis=0)], lambda: np.array([700]))
+    assert whole is not None and cut is not None and once is not None
+    np.testing.assert_array_equal(cut.columns, whole.columns)
+    np.testing.assert_allclose(once.columns, whole.columns, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        whole.columns, ((values - values.mean(axis=0)) / values.std(axis=0)).T, rtol=0, atol=1e-5
+    )
+    assert (once.landed, once.columns.shape[1]) == (3001, 3000)
 
 
 def test_what_varies_less_than_float32_can_tell_is_constant(tmp_path: Path) -> None:
