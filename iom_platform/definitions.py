@@ -5,12 +5,23 @@ Nothing is computed here: each stage's file in `flow/` says when its tables are 
 
 import dagster as dg
 
-from iom_platform.flow import clustering, extract, features, jobs, privacy, report, risk, sensors
+from iom_platform.flow import (
+    clustering,
+    extract,
+    features,
+    jobs,
+    learner_clusters,
+    learners,
+    privacy,
+    report,
+    risk,
+    sensors,
+)
 from iom_platform.flow.progress import progress
 from iom_platform.flow.resources import Platform
 from iom_platform.storage.dbt_project import DBT_EXECUTABLE, DBT_PROJECT_DIR
 
-STAGES = (extract, features, privacy, clustering, risk, report)
+STAGES = (extract, features, privacy, clustering, risk, report, learners, learner_clusters)
 
 defs = dg.Definitions(
     assets=[asset for stage in STAGES for asset in stage.ASSETS],

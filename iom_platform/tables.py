@@ -147,6 +147,20 @@ OULAD_STUDENT_VLE = _raw(
              ("clicked_at", "timestamp", "UTC time of the row's first click, where the source delivers it.")),
 )  # fmt: skip
 
+LEARNER_SOURCE = "learner_summary"
+_LEARNER_FEATURES = _columns(
+    "behavior",
+    ("time_spent", "float", "!Time spent, in the unit of the sender."),
+    ("avg_score", "float", "!Mean score, as a share or in per cent as delivered."),
+    ("accuracy", "float", "!Accuracy, as a share or in per cent as delivered."),
+    ("topic_progress", "float", "!Progress through the topics, as a share or in per cent as delivered."),
+)
+LEARNER_FEATURES = tuple(c.name for c in _LEARNER_FEATURES)
+LEARNER_SUMMARY = _raw(
+    "learner_summary", ("student_pseudonym",), "One row per learner of a delivered summary: a few numbers of each.",
+    _STUDENT, _LEARNER_FEATURES,
+)  # fmt: skip
+
 DELIVERIES = Table(
     "raw", "deliveries", "warehouse", ("delivery_id",),
     "One row per landed delivery; written in one transaction with its rows.",
@@ -339,6 +353,13 @@ GENERALIZATIONS = Table(
              ("level", "int", "!0 is as delivered, the highest is suppressed.")),
 )  # fmt: skip
 
+_SUMMARIZED_ON = _columns("context", ("as_of_on", "date", "!Day of delivery of the summary, whose end it tells of."))
+ANONYMIZED_LEARNER_SUMMARY = Table(
+    "anonymized", "learner_summary", "warehouse", ("as_of_on", "student_pseudonym"),
+    "One row per learner of the summary of a day: pseudonym and features, nothing else; still pseudonymized personal data.",
+    _SUMMARIZED_ON + _STUDENT + _LEARNER_FEATURES,
+)  # fmt: skip
+
 # a source that has delivered nothing for longer than a weekend tells nothing of what students do; int_courses_observed has it too
 STALE_AFTER_DAYS = 2
 
@@ -348,7 +369,7 @@ MODEL_INPUTS = (
 )  # fmt: skip
 MODEL_NAME = "student_clusters"  # in MLflow
 
-# -- clustering and risk: small and transactional, in the record ---------------------------------------
+# -- clustering and risk: small and transactional, in the record; learners are millions, in the warehouse ----
 
 _MODEL = _columns(
     "derived",
@@ -406,6 +427,30 @@ LINEAGE = Table(
                ("center_distance", "float", "Distance of their centers over that of opposite corners, 0-1; null where one is alone or empty."),
                ("share", "float", "!Share of the new model's training rows in it, 0-1; by the former model where the uid ends.")),
 )  # fmt: skip
+LEARNER_CLUSTERS = Table(
+    "clustering", "learner_clusters", "warehouse", ("as_of_on", "student_pseudonym"),
+    "One row per learner of anonymized/learner_summary and day: the clusters that each algorithm finds among them.",
+    _SUMMARIZED_ON + _STUDENT + _LEARNER_FEATURES
+    + _columns("derived",
+               ("cluster_kmeans", "int", "!Cluster by K-Means; 0 has the highest standardized means."),
+               ("cluster_gmm", "int", "!Cluster by the Gaussian mixture, numbered likewise; the numbers of the two name different clusters."),
+               ("gmm_confidence", "float", "!Posterior of that component, 0-1.")),
+)  # fmt: skip
+LEARNER_PROFILES = Table(
+    "clustering", "learner_profiles", "warehouse", ("as_of_on", "algorithm", "cluster", "feature"),
+    "One row per day, algorithm, cluster and feature of clustering/learner_clusters: what the cluster looks like.",
+    _SUMMARIZED_ON
+    + _columns("derived",
+               ("algorithm", "text", "!kmeans or gmm."),
+               ("cluster", "int", "!Cluster number of that algorithm."),
+               ("feature", "text", "!Feature."),
+               ("learners", "bigint", "!Learners in the cluster."),
+               ("mean", "float", "Mean; null for fewer than privacy.k learners, as all that follows."),
+               ("q1", "float", "Lower quartile."),
+               ("median", "float", "Median."),
+               ("q3", "float", "Upper quartile."),
+               ("standardized_difference", "float", "Cluster mean minus the mean of all over the standard deviation of all; 0 for a constant feature.")),
+)  # fmt: skip
 STUDENT_RISK = Table(
     "risk", "student_risk", "record", ("as_of_on", "student_pseudonym", "course_id"),
     "One row per cohort enrollment and as-of day: risk level, score and reasons, for advisors and instructors.",
@@ -430,10 +475,10 @@ STUDENT_RISK = Table(
 )  # fmt: skip
 
 TABLES: tuple[Table, ...] = (
-    *OULAD_TABLES, QUARANTINE, DELIVERIES, FILES, DELIVERY_SCOPE,
+    *OULAD_TABLES, LEARNER_SUMMARY, QUARANTINE, DELIVERIES, FILES, DELIVERY_SCOPE,
     STUDENT_DAY, STUDENT_WEEK, STUDENT_TERM, FEATURES_STUDENT_OUTCOME,
-    ANONYMIZED_STUDENT_TERM, STUDENT_OUTCOME, ANONYMIZED_STUDENT_WEEK, GENERALIZATIONS,
-    ASSIGNMENTS, PROFILES, PROMOTIONS, LINEAGE, STUDENT_RISK,
+    ANONYMIZED_STUDENT_TERM, STUDENT_OUTCOME, ANONYMIZED_STUDENT_WEEK, GENERALIZATIONS, ANONYMIZED_LEARNER_SUMMARY,
+    ASSIGNMENTS, PROFILES, PROMOTIONS, LINEAGE, LEARNER_CLUSTERS, LEARNER_PROFILES, STUDENT_RISK,
 )  # fmt: skip
 
 

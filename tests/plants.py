@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from iom_platform.tables import QUASI_IDENTIFIERS, find_table
+from iom_platform.tables import LEARNER_FEATURES, QUASI_IDENTIFIERS, find_table
 
 AS_OF = date(2013, 12, 16)
 ROWS = 30
@@ -99,6 +99,13 @@ def valid_frame(path: str, rows: int = ROWS) -> pd.DataFrame:
         values = _column(column.name, rows)
         columns[column.name] = values if values is not None else [_DEFAULTS.get(column.dtype)] * rows
     frame = pd.DataFrame(columns)
+    if path == "clustering/learner_profiles":
+        number = np.arange(rows)
+        return frame.assign(
+            cluster=number // 8,
+            algorithm=[("kmeans", "gmm")[i // 4 % 2] for i in number],
+            feature=[LEARNER_FEATURES[i % 4] for i in number],
+        )
     if table.name == "student_term":
         return _valid_term(frame)
     return _valid_risk(frame) if path == "risk/student_risk" else frame
@@ -123,6 +130,10 @@ PLANTS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "anonymized/student_week": _set(days_elapsed=2, active_days=3.0, clicks=9.0),
     "clustering/assignments": _set(confidence=1.5),
     "risk/student_risk": _set(risk_score=0.9),
+    "raw/learner_summary": _set(time_spent=1.7e12),
+    "anonymized/learner_summary": _set(file_row=1),
+    "clustering/learner_clusters": _set(gmm_confidence=1.5),
+    "clustering/learner_profiles": _set(feature="student_pseudonym"),
 }
 
 

@@ -53,8 +53,10 @@ def demo(
 
 @app.command()
 def run(
-    source: Source,
-    path: Annotated[Path, typer.Option("--path", help="Folder or zip of the extract.")],
+    source: Annotated[str, typer.Option("--source", help="Name of the source: oulad, synthetic or learner_summary.")],
+    path: Annotated[
+        Path, typer.Option("--path", help="Folder or zip of the extract; of learner_summary its CSV or Parquet file.")
+    ],
     as_of: AsOf = None,
     refit: Annotated[
         bool, typer.Option("--refit", help="Fit a model on this day although an earlier one could score it.")
@@ -67,9 +69,13 @@ def run(
         ),
     ] = False,
 ) -> None:
-    """Land a delivery and score one day with it."""
-    from iom_platform.cli.runs import run_source
+    """Land a delivery and score one day with it; of a learner summary, cluster its learners."""
+    from iom_platform.cli.runs import run_learners, run_source
+    from iom_platform.tables import LEARNER_SOURCE
 
+    if source == LEARNER_SOURCE:
+        run_learners(path, delivered_on=_day(delivered_on), is_of_courses=bool(as_of or refit or repin))
+        return
     run_source(source, path, as_of_on=_day(as_of), refit=refit, delivered_on=_day(delivered_on), repin=repin)
 
 

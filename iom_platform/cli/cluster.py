@@ -203,6 +203,7 @@ def _cluster(
     beside: ThreadPoolExecutor, *, with_csv: bool,
 ) -> tuple[dict[str, Any], dict[str, bytes]]:  # fmt: skip
     """Fit, write the rows, measure; returns what the summary says, and the small files."""
+    from iom_platform.clustering.algorithms import FitRefused
     from iom_platform.clustering.learners import (
         find_empty_features,
         fit_clusters,
@@ -224,6 +225,8 @@ def _cluster(
                     columns, algorithms=request.algorithms, clusters=request.k, seed=request.seed,
                     max_iterations=Clustering().max_iterations, run=run, knobs=request.knobs, weights=weights,
                 )  # fmt: skip
+            except FitRefused as error:
+                raise ClusterRefused(f"{file.path.name}: {error}") from None
             except ValueError as error:
                 raise ClusterRefused(f"{file.path.name}: {error}; lower --k") from None
         with steps.step("assign and write"):

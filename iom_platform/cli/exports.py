@@ -48,8 +48,11 @@ def _read(
     from iom_platform.storage import warehouse
 
     with warehouse.open_warehouse(settings, purpose=f"export {table.path}", write=False) as con:
+        counted = warehouse.count_rows(con, table)
+        if counted is None:
+            raise NothingThere(f"{table.path} is not there yet; `iom tables` shows what there is")
         if is_dated and as_of_on is None:
-            as_of_on = (warehouse.count_rows(con, table) or (0, None))[1]
+            as_of_on = counted[1]
         return warehouse.read_table(con, table, as_of_on), as_of_on
 
 

@@ -15,6 +15,7 @@ from iom_platform.cli.environment import start_platform
 from iom_platform.cli.interrupt import stop_on_interrupt
 from iom_platform.flow.clock import today
 from iom_platform.settings import Settings, load_settings
+from iom_platform.tables import LEARNER_SOURCE
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -129,7 +130,7 @@ def run_source(
     from iom_platform.flow.resources import RED
 
     if source not in SOURCES:
-        raise UsageError(f"unknown source {source!r}; known: {', '.join(sorted(SOURCES))}")
+        raise UsageError(f"unknown source {source!r}; known: {', '.join(sorted([*SOURCES, LEARNER_SOURCE]))}")
     settings = load_settings()
     as_of_on = as_of_on or today(settings)
     check_day(settings, "--as-of", as_of_on)
@@ -156,6 +157,39 @@ def run_source(
     print(f"Report: {report_path(settings, as_of_on)}")
     if red:
         raise RunFailed(f"the day is scored, but a check is red: {'; '.join(red)}", RED)
+
+
+def run_learners(path: Path, *, delivered_on: date | None, is_of_courses: bool) -> None:
+    """Land the learner summary at `path`, and cluster the learners of its day; `is_of_courses`: an option asks for more."""
+    from iom_platform.extract.learner_landing import open_learners
+
+    if is_of_courses:
+        raise UsageError(
+            f"--as-of, --refit and --repin are for courses; a {LEARNER_SOURCE} tells of its day of delivery: leave them away"
+        )
+    settings = load_settings()
+    delivery, _ = open_learners(path, delivered_on=delivered_on)
+    check_day(settings, "day of delivery", delivery.delivered_on)
+    settings, day = start_platform(), delivery.delivered_on
+    tags = {"iom/source": LEARNER_SOURCE, "iom/delivery": delivery.delivery_id, "iom/started_by": "iom run"}
+    print(f"Landing {LEARNER_SOURCE} delivery {delivery.delivery_id} of {day} ...", file=sys.stderr)
+    ops = {"load_learners": {"config": {"path": str(path.resolve())}}}
+    execute(settings, "cluster_learners", day.isoformat(), ops, tags)
+    _print_learners(settings, day)
+
+
+def _print_learners(settings: Settings, day: date) -> None:
+    """How many learners are in each cluster of a day."""
+    from iom_platform.storage.warehouse import open_warehouse, read_table
+    from iom_platform.tables import LEARNER_PROFILES
+
+    with open_warehouse(settings, purpose="look at the day's clusters", write=False) as con:
+        profiles = read_table(con, LEARNER_PROFILES, day)
+    sizes = profiles.drop_duplicates(["algorithm", "cluster"])
+    for algorithm, some in sizes.groupby("algorithm", sort=False):
+        print(f"{algorithm}: learners per cluster {', '.join(f'{n:,}' for n in some['learners'])}")
+    for sentence in settings.not_in_force():
+        print(f"Not in force yet: {sentence}")
 
 
 def _truth_of(source: str, path: Path) -> str | None:

@@ -370,3 +370,11 @@ def profile_learners(
         ["algorithm", "cluster", "feature"]
     )
     return table.loc[order.index].reset_index(drop=True)
+
+
+def hide_small(profiles: pd.DataFrame, *, k: int) -> pd.DataFrame:
+    """Profiles whose clusters of fewer than k learners have a size and no figure: those would describe persons."""
+    figures = ["mean", "q1", "median", "q3", "standardized_difference"]
+    hidden = profiles.copy()
+    hidden.loc[hidden["learners"] < k, figures] = np.nan
+    return hidden

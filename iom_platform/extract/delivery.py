@@ -69,6 +69,24 @@ def open_path(
     return Delivery(source, sha256[:16], sha256, day, scope, tuple(files), missing, tuple(notices))
 
 
+def open_file(
+    path: Path, *, source: str, shape: FileShape, notices: tuple[str, ...], delivered_on: date | None
+) -> Delivery:
+    """The delivery that is the one file at `path`, known by its bytes under any name; raises DeliveryRefused."""
+    day = _day_in_name(path)
+    if day and delivered_on and day != delivered_on:
+        raise _contradiction(path, day, delivered_on)
+    day = day or delivered_on
+    if day is None:
+        raise DeliveryRefused(
+            f"{path.name} does not say when it was delivered; give --delivered-on, or put the date (YYYY-MM-DD) in its name"
+        )
+    member = _Member(str(path.parent), path.name, True, lambda: path.open("rb"))
+    digest, _ = _hash(member, path.name)
+    file = DeliveredFile(path.name, shape, digest, member.open)
+    return Delivery(source, digest[:16], digest, day, "full", (file,), (), notices)
+
+
 def read_chunk(stream: BinaryIO, size: int, file: str) -> bytes:
     """Up to `size` bytes; raises DeliveryRefused where the disk or the archive does not give them."""
     try:
@@ -240,9 +258,7 @@ def _choose_day(
 ) -> date:
     named = declared or _day_in_name(path)
     if named and argument and named != argument:
-        raise DeliveryRefused(
-            f"{path.name} says that it was delivered on {named}, the argument says {argument}; leave one out"
-        )
+        raise _contradiction(path, named, argument)
     day = named or argument
     if day is None and default is not None:
         notices.append(f"no day of delivery is declared; took {default}, when the dataset of {source} was published")
@@ -253,6 +269,12 @@ def _choose_day(
             "put the date (YYYY-MM-DD) in the name of the folder or zip, or give it as argument"
         )
     return day
+
+
+def _contradiction(path: Path, named: date, argument: date) -> DeliveryRefused:
+    return DeliveryRefused(
+        f"{path.name} says that it was delivered on {named}, the argument says {argument}; leave one out"
+    )
 
 
 def _hash(member: _Member, file: str) -> tuple[str, bytes]:

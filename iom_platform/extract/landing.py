@@ -149,7 +149,7 @@ class Landing:
         if "student" in places:
             arrays["student_pseudonym"] = self._catalog.pseudonyms(students)
         arrays["file_row"] = pa.array(first_row + block.offsets[kept])
-        rows = _build_rows(file.table, trace, arrays, len(kept))
+        rows = build_rows(file.table, trace, arrays, len(kept))
         quarantine = _build_quarantine(trace, first_row, block, judgment)
         return Batch(
             rows,
@@ -276,7 +276,7 @@ def _digest_rows(columns: dict[str, Values]) -> np.ndarray:
     return total
 
 
-def _build_rows(table: Table, trace: dict[str, str], arrays: dict[str, pa.Array], count: int) -> pa.RecordBatch:
+def build_rows(table: Table, trace: dict[str, str], arrays: dict[str, pa.Array], count: int) -> pa.RecordBatch:
     """The loaded rows in the order of the table's columns; `trace` has the values that all of them share."""
     shared = {name: pa.repeat(value, count) for name, value in trace.items()}
     return pa.record_batch([(shared | arrays)[name] for name in table.column_names], schema=arrow_schema(table))

@@ -3,13 +3,12 @@
 How a file is read belongs to `landing.py`; where rows go, and in which transaction, to the caller.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
 
 import pyarrow as pa
 
-from iom_platform.extract.landing import Landing
+from iom_platform.extract.landing import Landing, Tally
 from iom_platform.extract.source import Delivery
 from iom_platform.tables import DELIVERIES, FILES, QUARANTINE, Table
 
@@ -33,7 +32,7 @@ def load_delivery(
     """
     landing = Landing(delivery, key)
     identities: list[tuple[str, str]] = []
-    files: list[dict[str, Any]] = []
+    tallies: list[Tally] = []
     for file in delivery.files:
         waiting: list[pa.RecordBatch] = []
         for batch in landing.read(file):
@@ -47,7 +46,17 @@ def load_delivery(
             )
         if waiting:
             append(file.table, pa.Table.from_batches(waiting))
-        tally = landing.tallies[file.name]
+        tallies.append(landing.tallies[file.name])
+    keep_books(delivery, tallies, append, landed_at=landed_at, is_accepted=is_accepted)
+    return identities
+
+
+def keep_books(
+    delivery: Delivery, tallies: Sequence[Tally], append: Append, *, landed_at: datetime, is_accepted: bool
+) -> None:
+    """The delivery's line in raw/deliveries, and one in raw/files for each file; tallies: in the order of its files."""
+    files = []
+    for file, tally in zip(delivery.files, tallies, strict=True):
         book = (delivery.delivery_id, file.name, file.table.path, file.sha256, tally.landed, tally.loaded,
                 tally.quarantined)  # fmt: skip
         files.append(dict(zip(FILES.column_names, book, strict=True)))
@@ -55,4 +64,3 @@ def load_delivery(
     line = (delivery.delivery_id, delivery.source, delivery.delivered_on, delivery.scope, delivery.sha256, is_accepted,
             landed_at)  # fmt: skip
     append(DELIVERIES, pa.Table.from_pylist([dict(zip(DELIVERIES.column_names, line, strict=True))]))
-    return identities

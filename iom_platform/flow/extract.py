@@ -37,7 +37,7 @@ ROWS_CHECK = "rows_add_up"
 DELIVERY_REFUSED = 4  # exit code of `iom run` where nothing of the delivery was written
 
 
-def _refused(message: str) -> dg.Failure:
+def refused(message: str) -> dg.Failure:
     return refusal(message, exit_code=DELIVERY_REFUSED)
 
 
@@ -81,12 +81,12 @@ def _refuse_foreign_courses(con: Any, delivery: "Delivery") -> None:
         [delivery.delivery_id, delivery.source],
     ).fetchone()
     if clash:
-        raise _refused(
+        raise refused(
             f"courses.csv: course {clash[0]} was delivered by source {clash[1]} before; rename it, or use another IOM_HOME.",
         )
 
 
-def _refuse_other_declaration(con: Any, delivery: "Delivery") -> bool:
+def refuse_other_declaration(con: Any, delivery: "Delivery") -> bool:
     """Whether these bytes have landed before; with another source, day or scope they are refused."""
     before = con.execute(
         "select source, delivered_on, scope from raw.deliveries where delivery_id = ?", [delivery.delivery_id]
@@ -95,9 +95,9 @@ def _refuse_other_declaration(con: Any, delivery: "Delivery") -> bool:
         return False
     source, delivered_on, scope = before
     if source != delivery.source:
-        raise _refused(f"these bytes have landed before as source {source}; the same files cannot be two sources.")
+        raise refused(f"these bytes have landed before as source {source}; the same files cannot be two sources.")
     if (delivered_on, scope) != (delivery.delivered_on, delivery.scope):
-        raise _refused(
+        raise refused(
             f"these bytes have landed before with delivered_on {delivered_on} and scope {scope}, and now declare "
             f"{delivery.delivered_on} and {delivery.scope}; declare them as before, or deliver other files."
         )
@@ -116,6 +116,22 @@ def _load(settings: Settings, con: Any, delivery: "Delivery") -> None:
         _refuse_foreign_courses(con, delivery)
         # before the commit: a row without its identity could never be traced back; an identity without rows harms nothing
         save_identities(settings, delivery.source, identities)
+
+
+def warn_of_landed(context: dg.AssetExecutionContext, delivery: "Delivery") -> None:
+    context.log.warning(
+        f"delivery {delivery.delivery_id} has landed before; its bytes are the same, and nothing is loaded again"
+    )
+
+
+def warn_of_quarantine(context: dg.AssetExecutionContext, quarantined: int, *, has_landed: bool) -> None:
+    """Say how many records a delivery has in quarantine, and where to read why."""
+    if quarantined:
+        records = "1 record" if quarantined == 1 else f"{quarantined} records"
+        said = f"this delivery has {records} in raw/quarantine" if has_landed else f"{records} went to raw/quarantine"
+        context.log.warning(
+            f"{said}; each row there names file, record, column, rule and remedy: iom export raw/quarantine --out quarantine.csv"
+        )
 
 
 def _read_for_suite(con: Any, table: Table, delivery_id: str) -> "pd.DataFrame":
@@ -182,13 +198,13 @@ def _open(context: dg.AssetExecutionContext, config: DeliveryConfig) -> "Deliver
 
     day = date.fromisoformat(context.partition_key)
     if config.source not in SOURCES:
-        raise _refused(f"unknown source {config.source!r}; known: {', '.join(sorted(SOURCES))}")
+        raise refused(f"unknown source {config.source!r}; known: {', '.join(sorted(SOURCES))}")
     try:
         delivery = SOURCES[config.source].open_delivery(Path(config.path), delivered_on=day)
     except DeliveryRefused as error:
-        raise _refused(str(error)) from None
+        raise refused(str(error)) from None
     if delivery.delivered_on != day:
-        raise _refused(
+        raise refused(
             f"the delivery declares {delivery.delivered_on} as its day, and this partition is {day}; choose that partition."
         )
     for notice in delivery.notices:
@@ -232,17 +248,15 @@ def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platfo
     context.instance.add_run_tags(context.run.run_id, tags)  # a run that the UI started has none yet
     with open_warehouse(settings, purpose=f"land {delivery.delivery_id}", write=True) as con:
         prepare_warehouse(con)
-        has_landed = _refuse_other_declaration(con, delivery)
+        has_landed = refuse_other_declaration(con, delivery)
         if has_landed:
             _refuse_foreign_courses(con, delivery)  # what was refused then may be accepted now
-            context.log.warning(
-                f"delivery {delivery.delivery_id} has landed before; its bytes are the same, and nothing is loaded again"
-            )
+            warn_of_landed(context, delivery)
         else:
             try:
                 _load(settings, con, delivery)
             except DeliveryRefused as error:
-                raise _refused(str(error)) from None
+                raise refused(str(error)) from None
         results = list(_judge(con, delivery.delivery_id))
         red = sorted({r.asset_key.to_user_string() for r in results if not r.passed and r.asset_key})
         con.execute("update raw.deliveries set is_accepted = ? where delivery_id = ?", [not red, delivery.delivery_id])
@@ -264,12 +278,7 @@ def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platfo
     if no_base:
         context.log.warning(no_base)
     quarantined = sum(c["quarantined"] for c in counts.values())
-    if quarantined:
-        records = "1 record" if quarantined == 1 else f"{quarantined} records"
-        said = f"this delivery has {records} in raw/quarantine" if has_landed else f"{records} went to raw/quarantine"
-        context.log.warning(
-            f"{said}; each row there names file, record, column, rule and remedy: iom export raw/quarantine --out quarantine.csv"
-        )
+    warn_of_quarantine(context, quarantined, has_landed=has_landed)
     common = {"delivery_id": delivery.delivery_id, "source": delivery.source, "scope": delivery.scope}
     for table in OULAD_TABLES:
         yield dg.MaterializeResult(

@@ -34,7 +34,7 @@ from iom_platform.flow.resources import (
 )
 from iom_platform.settings import Settings, apply_environment, load_settings
 from iom_platform.storage.dbt_project import DBT_PROJECT_DIR, run_dbt
-from iom_platform.tables import DELIVERIES, DELIVERY_SCOPE, STUDENT_RISK, STUDENT_TERM
+from iom_platform.tables import DELIVERIES, DELIVERY_SCOPE, LEARNER_SOURCE, STUDENT_RISK, STUDENT_TERM
 
 
 def _manifest_is_stale(manifest: Path) -> bool:
@@ -112,7 +112,7 @@ def _pin_deliveries(context: dg.AssetExecutionContext, settings: Any, as_of_on: 
         prepare_warehouse(con)
         pinned = read_table(con, DELIVERY_SCOPE, as_of_on)
         accepted = read_table(con, DELIVERIES)
-        accepted = accepted[accepted["is_accepted"]]
+        accepted = accepted[accepted["is_accepted"] & (accepted["source"] != LEARNER_SOURCE)]
         if is_bound and len(pinned) and not repin:
             newer = len(set(accepted["delivery_id"]) - set(pinned["delivery_id"]))
             if newer:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from iom_platform.flow import extract, features
+from iom_platform.flow import extract, features, learner_clusters, learners
 from iom_platform.flow.resources import GROUP_OF_STAGE
 from iom_platform.settings import load_settings
 
@@ -20,6 +20,8 @@ def _with_own_checks(assets: dg.AssetsDefinition) -> dg.AssetSelection:
 
 _AFTER_EXTRACT = sorted(set(GROUP_OF_STAGE.values()) - {"extract"})
 
+_OF_LEARNERS = dg.AssetSelection.assets(*learners.ASSETS, *learner_clusters.ASSETS)
+
 land_delivery_job = dg.define_asset_job(
     "land_delivery",
     selection=_with_own_checks(extract.raw_tables),
@@ -28,7 +30,8 @@ land_delivery_job = dg.define_asset_job(
 score_day_job = dg.define_asset_job(
     "score_day",
     # dbt's tests of raw/* are run by dbt, so they belong to this job
-    selection=dg.AssetSelection.groups(*_AFTER_EXTRACT) | dg.AssetSelection.checks(*features.SOURCE_CHECKS),
+    selection=(dg.AssetSelection.groups(*_AFTER_EXTRACT) - _OF_LEARNERS)
+    | dg.AssetSelection.checks(*features.SOURCE_CHECKS),
     description="One as-of day from features to student risk; fits a model only where no champion was trained on or before it.",
 )
 fit_models_job = dg.define_asset_job(
@@ -42,6 +45,11 @@ rescore_day_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets(["clustering", "assignments"], ["clustering", "profiles"])
     | dg.AssetSelection.groups("risk"),
     description="Assign and score one published day again with its champion, which a person has changed; fits nothing.",
+)
+cluster_learners_job = dg.define_asset_job(
+    "cluster_learners",
+    selection=_OF_LEARNERS,
+    description="Land one learner summary, let it pass the wall, and cluster its learners; the partition is its day of delivery.",
 )
 
 _SETTINGS = load_settings()
@@ -60,5 +68,5 @@ def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     return dg.RunRequest(run_key=None, partition_key=day, tags={"iom/as_of_on": day, "iom/started_by": "nightly"})
 
 
-JOBS = (land_delivery_job, score_day_job, fit_models_job, rescore_day_job)
+JOBS = (land_delivery_job, score_day_job, fit_models_job, rescore_day_job, cluster_learners_job)
 SCHEDULES = (nightly,)

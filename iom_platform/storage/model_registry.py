@@ -147,6 +147,42 @@ class Registry:
             client.set_tag(run_id, name, value)
         log_files(client, run_id, files)
 
+    def log_comparison(
+        self,
+        *,
+        experiment: str,
+        run_name: str,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        profiles: "pd.DataFrame",
+        dataset: Mapping[str, Any],
+    ) -> str:
+        """Log what a fit found as one run, without a model; a finished run of the same `fit_key` in `tags` is reused.
+
+        The arguments are as `log_fit` takes them. Returns the run id.
+        """
+        from mlflow.entities import Metric
+
+        refuse_personal(profiles[[]], profiles)
+        client = self._client()
+        experiment_id = self._experiment(client, experiment)
+        same = f"tags.fit_key = '{_quoted(tags['fit_key'])}' and attributes.status = 'FINISHED'"
+        if found := client.search_runs([experiment_id], same, max_results=1):
+            return str(found[0].info.run_id)
+        run = client.create_run(experiment_id, run_name=run_name, tags={**_RUN_TAGS, **tags})
+        run_id = str(run.info.run_id)
+        with _ended(client, run_id):
+            log_params(client, run_id, params)
+            with _one_at_a_time(self.tracking_url):
+                log_dataset(client, run_id, dataset)
+            log_files(client, run_id, {PROFILES_FILE: _csv(profiles)})
+            about = {"dataset_name": str(dataset["name"]), "dataset_digest": str(dataset["digest"])[:36]}
+            logged = [Metric(k, float(v), run.info.start_time, 0, run_id=run_id, **about) for k, v in metrics.items()]
+            client.log_batch(run_id, metrics=logged)
+            client.set_terminated(run_id, "FINISHED")
+        return run_id
+
     def find_version_by_fit_key(self, model_name: str, fit_key: str) -> dict[str, Any] | None:
         """{model_version, mlflow_run_id} of the newest complete version with this fit key, or None.
 

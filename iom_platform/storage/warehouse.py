@@ -37,7 +37,7 @@ BUSY_EXIT_CODE = 75
 
 _log = logging.getLogger("iom")
 _LOCK = (7000, 1)
-_SCHEMAS = ("raw", "staging", "intermediate", "features", "anonymized")
+_SCHEMAS = ("raw", "staging", "intermediate", "features", "anonymized", "clustering")
 # timestamps carry no zone, they are UTC: dbt's session may run in another time zone
 _TYPES = {
     "text": "VARCHAR", "json": "JSON", "int": "INTEGER", "bigint": "BIGINT", "float": "DOUBLE",
@@ -229,7 +229,7 @@ def _foreign_holder(error: Exception) -> str | None:
 
 
 def prepare_warehouse(con: "duckdb.DuckDBPyConnection") -> None:
-    """Create what is missing of schemas and of the raw and anonymized tables; repeatable.
+    """Create what is missing of schemas and of the tables that dbt does not make; repeatable.
 
     Keys are checked where rows are written, not by DuckDB: its indexes slow a load down and refuse a delete and insert
     of one key in one transaction.
@@ -237,7 +237,7 @@ def prepare_warehouse(con: "duckdb.DuckDBPyConnection") -> None:
     for schema in _SCHEMAS:
         con.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
     for table in TABLES:
-        if table.stage not in ("raw", "anonymized"):
+        if table.home != "warehouse" or table.stage == "features":
             continue
         columns = ", ".join(f"{c.name} {_TYPES[c.dtype]}{'' if c.nullable else ' NOT NULL'}" for c in table.columns)
         con.execute(f"CREATE TABLE IF NOT EXISTS {table.sql_name} ({columns})")

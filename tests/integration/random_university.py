@@ -15,7 +15,9 @@ import pandas as pd
 from iom_platform import tables
 
 LATE = date(2013, 12, 16)  # registrations and presentations have edges on this day
-RAW = tuple(t for t in tables.TABLES if t.stage == "raw")
+RAW = tuple(
+    t for t in tables.TABLES if t.stage == "raw" and t is not tables.LEARNER_SUMMARY
+)  # what dbt reads, and books
 ROLES = ["oucontent", "subpage", "forumng", "homepage", "quiz", "externalquiz", "resource", "url", "hologram"]
 TYPES = {"text": "varchar", "int": "integer", "bigint": "bigint", "float": "double precision", "bool": "boolean",
          "date": "date", "timestamp": "timestamp"}  # fmt: skip

@@ -204,7 +204,10 @@ def test_synth_writes_the_same_bytes_for_the_same_arguments(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["run", "--source", "moodle", "--path", "."], "unknown source 'moodle'; known: oulad, synthetic"),
+        (
+            ["run", "--source", "moodle", "--path", "."],
+            "unknown source 'moodle'; known: learner_summary, oulad, synthetic",
+        ),
         (["run", "--source", "synthetic", "--path", ".", "--as-of", "2001-01-01"], "is before institution.first_as_of"),
         (["export", "risk/students", "--out", "x.csv"], "no table 'risk/students'; known: raw/oulad_courses"),
         (["export", "risk/student_risk", "--out", "x.xlsx"], "must end in .csv or .parquet"),

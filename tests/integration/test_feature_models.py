@@ -198,7 +198,11 @@ def test_rows_that_refer_to_nothing_are_counted(dbt: Dbt, built: Path, raw: Fram
 def test_a_rebuilt_day_is_replaced_even_by_nothing_and_other_days_stay(dbt: Dbt, built: Path) -> None:
     with duckdb.connect(str(dbt.restart_from(built))) as warehouse:
         warehouse.execute("update raw.deliveries set is_accepted = false")
+        warehouse.execute("""insert into raw.deliveries
+            values ('learners', 'learner_summary', '2013-10-01', 'full', 'learners', true, '2013-10-01')""")
     dbt("run", EARLY, "--full-refresh")
+    with duckdb.connect(str(dbt.warehouse)) as warehouse:
+        assert warehouse.execute("select count(*) from intermediate.int_deliveries_ranked").fetchall() == [(0,)]
     for table in (tables.STUDENT_TERM, tables.FEATURES_STUDENT_OUTCOME):
         assert len(_read(built, table, EARLY)) > 0
         assert len(_read(dbt.warehouse, table, EARLY)) == 0

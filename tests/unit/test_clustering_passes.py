@@ -4,13 +4,14 @@ The command that uses them is tested in tests/unit/test_cluster_command.py.
 """
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.cluster import KMeans
 from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score
 from sklearn.mixture import GaussianMixture
 
 from iom_platform.clustering import learners
-from iom_platform.clustering.learners import Clusters, fit_clusters, measure_clusters
+from iom_platform.clustering.learners import Clusters, fit_clusters, hide_small, measure_clusters
 from iom_platform.clustering.passes.chunks import CHUNK_ROWS, Fit, threads
 from iom_platform.clustering.passes.kmeans import fit_kmeans
 from iom_platform.clustering.passes.mixture import Mixture, assign_mixture, fit_mixture
@@ -152,13 +153,20 @@ def test_quantiles_are_those_of_numpy() -> None:
 def test_too_few_distinct_learners_are_told_of_the_rows_that_were_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = np.repeat(np.arange(2, dtype=np.float32), 30)[None]
     knobs = {"algorithms": ["kmeans"], "clusters": 3, "max_iterations": 9, "seed": 1}
-    with pytest.raises(ValueError, match=r"^there are 2 distinct learners for 3 clusters; lower --k$"):
+    with pytest.raises(ValueError, match=r"^there are 2 distinct learners for 3 clusters$"):
         fit_clusters(columns, **knobs)  # type: ignore[arg-type]
     monkeypatch.setattr(learners, "START_ROWS", 50)
-    with pytest.raises(
-        ValueError, match=r"^there are 2 distinct learners in a sample of 50 for 3 clusters; lower --k$"
-    ):
+    with pytest.raises(ValueError, match=r"^there are 2 distinct learners in a sample of 50 for 3 clusters$"):
         fit_clusters(columns, **knobs)  # type: ignore[arg-type]
+
+
+def test_a_small_cluster_has_a_size_and_no_figure() -> None:
+    figures = ["mean", "q1", "median", "q3", "standardized_difference"]
+    profiles = pd.DataFrame({"cluster": [0, 1, 2], "learners": [4, 5, 6], **{name: 1.5 for name in figures}})
+    hidden = hide_small(profiles, k=5)
+    assert hidden["learners"].tolist() == [4, 5, 6]
+    assert hidden[figures].isna().all(axis=1).tolist() == [True, False, False]
+    assert hidden[figures].iloc[1:].eq(1.5).all(axis=None) and profiles[figures].notna().all(axis=None)
 
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:

@@ -24,9 +24,12 @@ EXPECTATIONS = [
     for path, s in LOADED.items()
     for e in s["expectations"]
 ]
+OF_LEARNERS = (
+    "raw/learner_summary", "anonymized/learner_summary", "clustering/learner_clusters", "clustering/learner_profiles",
+)  # fmt: skip
 GUARDED = {t.path for t in OULAD_TABLES} | {
     "features/student_term", "anonymized/student_term", "anonymized/student_outcome",
-    "anonymized/student_week", "clustering/assignments", "risk/student_risk",
+    "anonymized/student_week", "clustering/assignments", "risk/student_risk", *OF_LEARNERS,
 }  # fmt: skip
 
 
@@ -92,7 +95,11 @@ def test_optional_files_may_be_absent_and_required_ones_not(path: str) -> None:
     assert validate_frame(LOADED[path], valid_frame(path).iloc[:0]).success is not required
 
 
-@pytest.mark.parametrize("path", sorted(GUARDED - {t.path for t in OULAD_TABLES}))
+def test_a_summary_of_nobody_is_refused() -> None:
+    assert not validate_frame(LOADED["raw/learner_summary"], valid_frame("raw/learner_summary").iloc[:0]).success
+
+
+@pytest.mark.parametrize("path", sorted(path for path in GUARDED if not path.startswith("raw/")))
 def test_a_day_without_rows_passes(path: str) -> None:
     assert validate_frame(LOADED[path], valid_frame(path).iloc[:0]).success
 
@@ -105,6 +112,17 @@ def test_the_click_suite_holds_on_distinct_tuples() -> None:
     assert not {"student_pseudonym", "id_site", "file_row"} & set(columns)
     assert all(e["type"].startswith("expect_column_values_to_") for e in suite["expectations"])
     assert not any("mostly" in e["kwargs"] or e["type"].endswith("_unique") for e in suite["expectations"])
+
+
+@pytest.mark.parametrize("path", OF_LEARNERS[:3])
+def test_a_suite_of_learners_holds_on_rows_that_stand_for_all(path: str) -> None:
+    """Of millions of rows the suite is given least and greatest values, nulls and shapes: a rule that counts would lie."""
+    types = {e["type"] for e in LOADED[path]["expectations"] if not e["type"].startswith("expect_table_")}
+    assert types <= {
+        "expect_column_values_to_not_be_null", "expect_column_values_to_be_between", "expect_column_values_to_match_regex",
+        "expect_column_unique_value_count_to_be_between",  # of the day, whose least and greatest are among them
+    }  # fmt: skip
+    assert not any("mostly" in e["kwargs"] for e in LOADED[path]["expectations"])
 
 
 def test_the_wall_lists_its_columns_and_disability_is_none_of_them() -> None:

@@ -5,12 +5,14 @@ import pytest
 
 from iom_platform.definitions import defs
 from iom_platform.flow import report
-from iom_platform.flow.resources import AS_OF, GROUP_OF_STAGE
+from iom_platform.flow.resources import AS_OF, DELIVERED, GROUP_OF_STAGE, NIGHTLY_FRESH
 from iom_platform.storage.expectations import suites
 from iom_platform.tables import TABLES, find_table
 
 ORDER = ("raw", "staging", "intermediate", "features", "anonymized", "clustering", "risk")
 BEFORE_THE_WALL = set(ORDER[:4])
+OF_LEARNERS = {dg.AssetKey(p.split("/")) for p in ("raw/learner_summary", "anonymized/learner_summary",
+                                                   "clustering/learner_clusters", "clustering/learner_profiles")}  # fmt: skip
 Edge = tuple[dg.AssetKey, dg.AssetKey]
 # the report tells which deliveries a day rests on and what was rejected, from the landing's books
 BOOKS = ("raw/deliveries", "raw/files", "raw/quarantine", "raw/delivery_scope")
@@ -67,7 +69,7 @@ def test_only_the_day_s_features_pass_the_wall() -> None:
     into = {
         e[0].to_user_string() for e in _edges(defs) if e[1].path[0] == "anonymized" and e[0].path[0] != "anonymized"
     }
-    assert into == {"features/student_term", "features/student_outcome", "features/student_week"}
+    assert into == {"features/student_term", "features/student_outcome", "features/student_week", "raw/learner_summary"}
 
 
 def test_every_table_is_an_asset_of_its_stage() -> None:
@@ -94,8 +96,18 @@ def test_everything_from_student_term_on_is_a_daily_partition() -> None:
     graph = defs.resolve_asset_graph()
     for key in graph.get_all_asset_keys():
         if key.path[0] in {"features", "anonymized", "clustering", "risk"}:
-            assert graph.get(key).partitions_def == AS_OF, key
-            assert graph.get(key).freshness_policy is not None, key
+            assert graph.get(key).partitions_def == (DELIVERED if key in OF_LEARNERS else AS_OF), key
+            # a learner summary comes when it comes
+            assert graph.get(key).freshness_policy == (None if key in OF_LEARNERS else NIGHTLY_FRESH), key
+
+
+def test_learners_have_a_job_of_their_own_and_are_in_no_other() -> None:
+    """A home without a learner summary scores its days, and one without courses clusters its learners."""
+    jobs = {job.name: job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
+    of_learners = {name for name, job in jobs.items() if OF_LEARNERS & set(job.asset_layer.executable_asset_keys)}
+    assert of_learners == {"cluster_learners"}
+    assert set(jobs["cluster_learners"].asset_layer.executable_asset_keys) == OF_LEARNERS
+    assert {a for edge in _edges(defs) for a in edge if set(edge) & OF_LEARNERS} == OF_LEARNERS
 
 
 @pytest.mark.parametrize("path", sorted(suites()))
@@ -112,7 +124,16 @@ def test_dbt_tests_are_blocking_partitioned_checks() -> None:
     dbt = [
         graph.get_check_spec(k)
         for k in graph.asset_check_keys
-        if k.name not in {"expectations", "rows_add_up", "k_anonymity", "silhouette", "course_separation", "stability"}
+        if k.name
+        not in {
+            "expectations",
+            "rows_add_up",
+            "one_row_a_learner",
+            "k_anonymity",
+            "silhouette",
+            "course_separation",
+            "stability",
+        }
     ]
     assert len(dbt) > 50
     assert all(c.partitions_def == AS_OF for c in dbt)

@@ -14,6 +14,7 @@ from iom_platform.settings import PROJECT_ROOT
 from iom_platform.storage.expectations import suites
 from iom_platform.tables import (
     ANONYMIZED_STUDENT_TERM,
+    LEARNER_SOURCE,
     MODEL_INPUTS,
     QUASI_IDENTIFIERS,
     STUDENT_TERM,
@@ -101,5 +102,5 @@ def test_every_command_and_source_is_in_the_readme_and_the_other_way_round() -> 
     commands = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
     commands |= {group.name for group in app.registered_groups if group.name}
     assert set(re.findall(r"^\| `iom ([a-z]+)", README, flags=re.M)) == commands
-    for source in SOURCES:
+    for source in (*SOURCES, LEARNER_SOURCE):
         assert f"`{source}`" in DATA

@@ -1,5 +1,6 @@
 -- The deliveries that describe the state for the as-of day: those of its recorded scope where one exists, else every
 -- accepted one; of each source the newest full delivery and the increments after it, so none of a source without one.
+-- A learner summary tells of no course.
 with pinned as (
   select delivery_id
   from {{ source('raw', 'delivery_scope') }}
@@ -9,8 +10,11 @@ with pinned as (
 in_scope as (
   select delivery_id, source, delivered_on, scope, sha256
   from {{ source('raw', 'deliveries') }}
-  where delivery_id in (select delivery_id from pinned)
-    or (is_accepted and not exists (select 1 from pinned))
+  where source <> 'learner_summary'
+    and (
+      delivery_id in (select delivery_id from pinned)
+      or (is_accepted and not exists (select 1 from pinned))
+    )
 ),
 
 ordered as (
