@@ -105,7 +105,8 @@ def _choose_origin(values: np.ndarray) -> np.ndarray:
     """
     mean, spread = values.mean(axis=0), values.std(axis=0)
     grid = np.exp2(np.round(np.log2(np.where(spread > 0, spread, 1))))
-    return np.asarray(np.where(spread > 0, np.round(mean / grid) * grid, mean))
+    origin: np.ndarray = np.where(spread > 0, np.round(mean / grid) * grid, mean)
+    return origin
 
 
 class _Parts:

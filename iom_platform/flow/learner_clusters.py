@@ -152,7 +152,7 @@ def _describe(quality: _Quality, runs: Mapping[str, str]) -> dict[str, Any]:
         learner_spec(LEARNER_PROFILES, ML_ENGINEERS, ANONYMIZED_LEARNER_SUMMARY),
     ],
     check_specs=[*gates(LEARNER_CLUSTERS), suite_spec(LEARNER_PROFILES, partitions_def=DELIVERED)],
-    name="cluster_learners",
+    name="fit_learner_clusters",
     **STEP,
 )
 def learner_clusters(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:

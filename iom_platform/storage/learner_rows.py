@@ -75,11 +75,13 @@ def cover_rows(con: "duckdb.DuckDBPyConnection", table: Table, where: str, value
     """
     import pandas as pd
 
-    names, chosen = table.column_names, f"FROM {table.sql_name} WHERE {where} = ?"
+    chosen = f"FROM {table.sql_name} WHERE {where} = ?"
+    # those that are there, of which the suite knows whether they should be
+    names = [column[0] for column in con.execute(f"SELECT * {chosen} LIMIT 0", [value]).description]
     asked = [f"{ask}({name})" for ask in ("min", "max", "count") for name in names]
     (rows, *found) = con.execute(f"SELECT count(*), {', '.join(asked)} {chosen}", [value]).fetchall()[0]
     if not rows:
-        return pd.DataFrame(columns=list(names))
+        return pd.DataFrame(columns=names)
     least, greatest, present = (
         dict(zip(names, some, strict=True))
         for some in (found[i : i + len(names)] for i in range(0, len(found), len(names)))
@@ -93,7 +95,7 @@ def cover_rows(con: "duckdb.DuckDBPyConnection", table: Table, where: str, value
             # good pseudonyms have one shape, so with the most that are looked at there are bad ones among them
             texts = con.execute(f"SELECT min({column.name}) {chosen} GROUP BY {shape} LIMIT {_MOST_SHAPES}", [value])
             cover += [{**least, column.name: text} for (text,) in texts.fetchall()]
-    return pd.DataFrame(cover, columns=list(names)).drop_duplicates(ignore_index=True)
+    return pd.DataFrame(cover, columns=names).drop_duplicates(ignore_index=True)
 
 
 def sample_rows(con: "duckdb.DuckDBPyConnection", table: Table, where: str, value: object) -> "pd.DataFrame":

@@ -119,6 +119,14 @@ def test_one_bad_row_of_many_turns_the_suite_red(con: duckdb.DuckDBPyConnection,
     assert rule in sentence
 
 
+def test_a_column_that_has_no_business_past_the_wall_is_seen(con: duckdb.DuckDBPyConnection) -> None:
+    _land(con, 7)
+    release_learners(con, "d", DAY)
+    con.execute("ALTER TABLE anonymized.learner_summary ADD COLUMN file_row BIGINT")
+    [sentence] = validate_frame(SUITE, cover_rows(con, ANONYMIZED_LEARNER_SUMMARY, "as_of_on", DAY)).failed
+    assert "unexpected columns file_row" in sentence
+
+
 def test_ids_in_place_of_all_pseudonyms_are_seen(con: duckdb.DuckDBPyConnection) -> None:
     """More shapes than are looked at, for digits that no pseudonym has differ from row to row."""
     _land(con, 3000, student_pseudonym=[f"{i:016}" for i in range(3000)])
