@@ -327,7 +327,6 @@ def test_a_file_without_a_good_record_is_not_accepted(
     [
         (["--as-of", "2026-11-02"], 2, "--as-of, --refit and --repin are for courses"),
         ([], 4, "learners.csv does not say when it was delivered; give --delivered-on"),
-        (["--delivered-on", "2026-11-04"], 4, "these bytes have landed before with delivered_on 2026-11-02"),
     ],
 )
 def test_what_has_no_meaning_is_refused(
