@@ -68,26 +68,21 @@ def standardize(
     folder: as `read_columns`.
     """
     origin, landed = None, 0
-    sums = squares = np.zeros(0)
     with _Parts(folder) as parts:
         for values in batches:
             if not len(values):
                 continue
             if origin is None:
                 origin = _choose_origin(values)
-                sums = squares = np.zeros(len(origin))
             landed += len(values)
-            moved = values - origin
-            sums, squares = sums + moved.sum(axis=0), squares + (moved**2).sum(axis=0)
-            parts.add(np.ascontiguousarray(moved.T, dtype=np.float32))
+            parts.add(np.ascontiguousarray((values - origin).T, dtype=np.float32))
         if origin is None:
             return None
         repeated = find_repeated()
         columns = parts.join(folder, without=repeated)
-    if len(repeated):
-        sums, squares = (
-            np.array([np.einsum("i->", column**power, dtype=np.float64) for column in columns]) for power in (1, 2)
-        )
+    # of the columns, not batch by batch: the same rows give the same bits, however they came
+    sums = columns.sum(axis=1, dtype=np.float64)
+    squares = np.einsum("ij,ij->i", columns, columns, dtype=np.float64)
     shifts = sums / columns.shape[1]
     deviations = np.sqrt(np.maximum(squares / columns.shape[1] - shifts**2, 0))
     # what varies by less than float32 can divide by is constant too
