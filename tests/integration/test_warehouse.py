@@ -324,7 +324,7 @@ def clicks(**changes: Any) -> pd.DataFrame:
 def test_prepare_is_repeatable_and_makes_what_tables_py_says(con: duckdb.DuckDBPyConnection) -> None:
     prepare_warehouse(con)
     schemas = {row[0] for row in con.execute("SELECT schema_name FROM information_schema.schemata").fetchall()}
-    assert {"raw", "staging", "intermediate", "features", "anonymized"} <= schemas
+    assert {"raw", "staging", "intermediate", "features", "anonymized", "clustering"} <= schemas
     for table in TABLES:
         if table.stage in ("raw", "anonymized"):
             found = con.execute(f"SELECT column_name, is_nullable FROM information_schema.columns WHERE table_schema = '{table.stage}' AND table_name = '{table.name}' ORDER BY ordinal_position")  # fmt: skip
@@ -432,7 +432,6 @@ def test_the_hash_is_the_one_of_the_record(con: duckdb.DuckDBPyConnection, here:
             "model_version": 1, "cluster": [-1, 0, 1], "cluster_uid": [None, "c-0a1b2c3d", "c-4e5f6071"], "confidence": [1 / 3, 0.1, 1e-300],
         }
     )  # fmt: skip
-    con.execute("CREATE SCHEMA clustering")
     con.register("frame", shape_rows(ASSIGNMENTS, frame))
     con.execute("CREATE TABLE clustering.assignments AS SELECT * FROM frame")
     record.prepare_record(here)
