@@ -20,7 +20,7 @@ def _with_own_checks(assets: dg.AssetsDefinition) -> dg.AssetSelection:
 
 _AFTER_EXTRACT = sorted(set(GROUP_OF_STAGE.values()) - {"extract"})
 
-_OF_LEARNERS = dg.AssetSelection.assets(*learners.ASSETS, *learner_clusters.ASSETS)
+OF_LEARNERS = dg.AssetSelection.assets(*learners.ASSETS, *learner_clusters.ASSETS)
 
 land_delivery_job = dg.define_asset_job(
     "land_delivery",
@@ -30,7 +30,7 @@ land_delivery_job = dg.define_asset_job(
 score_day_job = dg.define_asset_job(
     "score_day",
     # dbt's tests of raw/* are run by dbt, so they belong to this job
-    selection=(dg.AssetSelection.groups(*_AFTER_EXTRACT) - _OF_LEARNERS)
+    selection=(dg.AssetSelection.groups(*_AFTER_EXTRACT) - OF_LEARNERS)
     | dg.AssetSelection.checks(*features.SOURCE_CHECKS),
     description="One as-of day from features to student risk; fits a model only where no champion was trained on or before it.",
 )
@@ -48,7 +48,7 @@ rescore_day_job = dg.define_asset_job(
 )
 cluster_learners_job = dg.define_asset_job(
     "cluster_learners",
-    selection=_OF_LEARNERS,
+    selection=OF_LEARNERS,
     description="Land one learner summary, let it pass the wall, and cluster its learners; the partition is its day of delivery.",
 )
 

@@ -26,7 +26,7 @@ from iom_platform.extract import learner_landing
 from iom_platform.extract.pseudonym_key import load_key
 from iom_platform.extract.source import DeliveryRefused
 from iom_platform.privacy.pseudonyms import pseudonymize
-from iom_platform.storage import warehouse
+from iom_platform.storage import learner_rows, warehouse
 from iom_platform.storage.model_registry import Registry
 from iom_platform.storage.postgres_server import ensure_server
 from iom_platform.tables import (
@@ -255,22 +255,43 @@ def test_a_home_of_learners_alone_is_well_and_scores_nobody(
     assert any(one.startswith("No accepted delivery has landed") for one in said(scored))
 
 
-def test_what_a_gate_refuses_leaves_the_rows_before(
+def _make_again(spine: Spine, *paths: str) -> dg.ExecuteInProcessResult:
+    return spine.run_part(dg.AssetSelection.assets(*(path.split("/") for path in paths)), DAY)
+
+
+def test_what_a_gate_of_clusters_refuses_leaves_the_rows_before(
     spine: Spine, ran: dg.ExecuteInProcessResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_sure(*given: Any) -> dict[str, np.ndarray]:
         made = label_learners(*given)
         return {**made, "gmm_confidence": made["gmm_confidence"] + 1}
 
+    def of_others(profiles: pd.DataFrame, *, k: int) -> pd.DataFrame:
+        return profiles.assign(cluster=profiles["cluster"] + 70)
+
     before, runs, label_learners = spine.hashes(), len(_runs(spine)), clustering.label_learners
     monkeypatch.setattr(clustering, "label_learners", too_sure)
-    part = spine.run_part(
-        dg.AssetSelection.assets(["clustering", "learner_clusters"], ["clustering", "learner_profiles"]), DAY
-    )
-    assert red_checks(part) == {("clustering/learner_clusters", "expectations")}
-    assert materialized(part) == set()
+    monkeypatch.setattr(clustering, "hide_small", of_others)
+    made = _make_again(spine, "clustering/learner_clusters", "clustering/learner_profiles")
+    red = {("clustering/learner_clusters", "expectations"), ("clustering/learner_profiles", "expectations")}
+    assert red_checks(made) == red and materialized(made) == set()
     assert spine.hashes() == before
     assert len(_runs(spine)) == runs
+
+
+def test_what_the_gate_of_the_wall_refuses_leaves_the_rows_before(
+    spine: Spine, ran: dg.ExecuteInProcessResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def release_ids(con: Any, *given: Any) -> None:
+        release(con, *given)
+        con.execute("UPDATE anonymized.learner_summary SET student_pseudonym = 'L00000007' WHERE accuracy > 0.9")
+
+    before, release = spine.hashes(), learner_rows.release_learners
+    monkeypatch.setattr(learner_rows, "release_learners", release_ids)
+    made = _make_again(spine, "anonymized/learner_summary")
+    assert red_checks(made) == {("anonymized/learner_summary", name) for name in ("expectations", "one_row_a_learner")}
+    assert materialized(made) == set()
+    assert spine.hashes() == before
 
 
 def test_a_landing_that_breaks_off_leaves_nothing(
