@@ -170,14 +170,14 @@ def write_extract(frames: Frames, folder: Path, delivered_on: date, scope: str =
 def spine_at(home: Path, **variables: str) -> Iterator[Spine]:
     """A platform whose state lies in `home`; the environment is as before afterwards, and the server is stopped.
 
-    One fit is compared with the champion's, not four, and no stability refuses one: test_five_algorithms.py and
-    test_champions.py ask for that.
+    Nothing is fitted beside the champion, and no stability refuses one: test_five_algorithms.py and test_champions.py ask
+    for that.
     """
     before = dict(os.environ)
     os.environ.update(
         {
             "IOM_HOME": str(home),
-            "IOM_CLUSTERING__CANDIDATES": "gmm",
+            "IOM_CLUSTERING__CANDIDATES": "kmeans",
             "IOM_VALIDATION__BOOTSTRAP_ITERATIONS": "3",
             "IOM_VALIDATION__MIN_STABILITY": "-1",  # three refits on a small twin say little
             "IOM_VALIDATION__STABILITY_MARGIN": "1",

@@ -61,15 +61,22 @@ def examine() -> None:
 
 def _show_champion(settings: Settings) -> str | None:
     """Print what the newest model is; returns in what the settings differ from it, which is printed too."""
-    from iom_platform.storage.champion import read_champion
+    from iom_platform.storage.champion import read_champion, read_days_of_others
     from iom_platform.storage.postgres_server import find_server
+    from iom_platform.storage.record import RecordError
 
     server = find_server(settings)
     if server is None:
         print("  champion: not read, for PostgreSQL does not run")
         return None
-    champion = read_champion(server)
+    try:
+        champion = read_champion(server)
+    except RecordError as error:
+        print(f"  champion: not read, for {error}")
+        return None
     print(f"  champion: {champion or 'none yet'}")
+    for sentence in read_days_of_others(server) if champion else ():
+        print(f"  {sentence}")
     other = champion.other_than(settings.clustering) if champion else None
     if other:
         print(f"WARNING: the champion scores, and {other}")

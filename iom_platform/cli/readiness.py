@@ -77,17 +77,18 @@ def _find_source(name: str) -> "Source":
 
 
 def _limits(settings: Settings) -> "Limits":
-    from iom_platform.clustering.algorithms import select_params
+    from iom_platform.clustering.selection import list_candidates
     from iom_platform.clustering.training import ROWS_PER_CLUSTER, least_clusters
     from iom_platform.readiness import Limits
     from iom_platform.risk import WARM_UP_DAYS
 
     asked = settings.clustering
+    fits = list_candidates(asked.algorithm, asked.candidates, asked.n_clusters_range, asked.knobs)
     return Limits(
         today=today(settings),
         first_as_of=settings.institution.first_as_of,
         k=settings.privacy.k,
-        rows_to_fit=ROWS_PER_CLUSTER * least_clusters(select_params(asked.algorithm, asked.knobs)),
+        rows_to_fit=ROWS_PER_CLUSTER * min(least_clusters(params) for params in fits),
         warm_up_days=WARM_UP_DAYS,
     )
 

@@ -97,7 +97,8 @@ def _parse(text: str) -> Any:
 def find_faults(quality: Mapping[str, Any], limits: Limits, former: Mapping[str, Any] | None = None) -> dict[str, str]:
     """What forbids to promote a fit, gate to sentence; empty where nothing does.
 
-    former: measures of the champion's method on the same rows, where it is another. What was not measured forbids nothing.
+    former: measures of the champion's method on the same rows, where it is another; it counts where it makes as many
+    clusters. What was not measured forbids nothing.
     """
     faults = {}
     told = [
@@ -114,7 +115,12 @@ def find_faults(quality: Mapping[str, Any], limits: Limits, former: Mapping[str,
             f"stability_ari_mean is {stability:.2f}, below validation.min_stability {limits.min_stability:g}: "
             "refits on resamples find other clusters"
         )
-    elif stability is not None and before is not None and stability < before - limits.stability_margin:
+    elif (
+        stability is not None
+        and before is not None
+        and quality.get("clusters") == (former or {}).get("clusters")  # few clusters are more stable in any data
+        and stability < before - limits.stability_margin
+    ):
         faults[STABILITY] = (
             f"stability_ari_mean is {stability:.2f}, and the champion's method has {before:.2f} on the same rows, "
             f"better by more than validation.stability_margin {limits.stability_margin:g}"

@@ -77,7 +77,8 @@ def promotions(context: dg.AssetExecutionContext, config: FitConfig, platform: P
     decision = see_to_champion(context, settings, as_of_on, refit=config.refit)
     champion, how = decision.champion, decision.how
     scoring = read_champion(ensure_server(settings), as_of_on)
-    if scoring and (other := scoring.other_than(settings.clustering)):
+    # who has just asked for it, and was refused, needs no such advice
+    if scoring and not decision.faults and (other := scoring.other_than(settings.clustering)):
         how = f"{how}; {other}"
     context.log.info(how)
     metadata: dict[str, Any] = {"decision": how}

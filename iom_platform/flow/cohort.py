@@ -25,6 +25,17 @@ def read_cohort(settings: Settings, as_of_on: date) -> "pd.DataFrame":
     return frame.sort_values(list(ANONYMIZED_STUDENT_TERM.key), ignore_index=True)
 
 
+def days_with_cohort(settings: Settings) -> set[date]:
+    """The days of which the warehouse holds anonymized rows. Raises WarehouseBusy."""
+    from iom_platform.storage.warehouse import count_rows, open_warehouse
+
+    with open_warehouse(settings, purpose="look for cohorts", write=False) as con:
+        if count_rows(con, ANONYMIZED_STUDENT_TERM) is None:
+            return set()
+        found = con.execute(f"SELECT DISTINCT as_of_on FROM {ANONYMIZED_STUDENT_TERM.sql_name}").fetchall()
+    return {day for (day,) in found}
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What a model is fitted on: the day's rows that get a level, their digest, and the Dagster run that asked."""

@@ -6,7 +6,7 @@ Which fit is promoted, and why, belongs to `flow/promotion.py`.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -15,6 +15,9 @@ from iom_platform.clustering.training import Trained
 from iom_platform.flow.cohort import Snapshot
 from iom_platform.settings import Settings
 from iom_platform.tables import ANONYMIZED_STUDENT_TERM, MODEL_INPUTS, MODEL_NAME
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CANDIDATES_FILE = "candidates.csv"
 _RULE = ("min_stability", "stability_margin", "min_jaccard", "max_course_nmi", "bootstrap_iterations")
@@ -45,9 +48,9 @@ def fit_each(
         try:
             fits.append(Fit(params, train(snapshot.frame, **params, bootstrap_iterations=iterations)))
         except FitRefused as error:  # no fault: a small cohort, say, has no dense groups
-            context.log.info(f"{name} finds no clusters to compare: {error}")
+            context.log.info(f"{name} finds no clusters: {error}")
         except Exception as error:  # whose message may quote a value
-            context.log.warning(f"{name} could not be fitted for comparison: {type(error).__name__}")
+            context.log.warning(f"{name} could not be fitted: {type(error).__name__}")
     return fits
 
 
@@ -141,35 +144,39 @@ def open_selection(settings: Settings, snapshot: Snapshot) -> Iterator[str]:
         yield run_id
 
 
-def tell_selection(settings: Settings, run_id: str, fits: Sequence[Fit], choice: Choice, decision: str) -> None:
-    """Leave the decision, and the table of what was compared, in the run of the selection."""
-    import pandas as pd
-
+def tell_selection(
+    context: dg.AssetExecutionContext,
+    settings: Settings,
+    run_id: str,
+    fits: Sequence[Fit],
+    choice: Choice,
+    decision: str,
+) -> None:
+    """Leave the decision, and the table of what was compared, in the run of the selection; it was carried out already."""
     from iom_platform.clustering.plots import plot_candidates
     from iom_platform.storage.model_registry import Registry
 
-    shown = (
-        "clusters",
-        "stability_ari_mean",
-        "stability_ari_low",
-        "silhouette",
-        "noise_share",
-        "course_nmi",
-        "week_nmi",
-    )
+    try:
+        table = _tabulate(fits, choice)
+        described = table.drop(columns=["algorithm", "n_clusters"]).to_markdown(index=False, floatfmt=".2f")
+        Registry.of(settings).note(
+            run_id,
+            description=f"{decision}\n\n{described}",
+            tags={"decision": decision},
+            files={CANDIDATES_FILE: str(table.to_csv(index=False)).encode(), "candidates.png": plot_candidates(table)},
+        )
+    except Exception as error:  # a second try would fit, and promote, once more
+        context.log.warning(f"MLflow's run of the selection could not be completed: {type(error).__name__}")
+
+
+def _tabulate(fits: Sequence[Fit], choice: Choice) -> "pd.DataFrame":
+    import pandas as pd
+
+    shown = ("clusters", "stability_ari_mean", "stability_ari_low", "stability_jaccard_least", "silhouette", "noise_share",
+             "course_nmi", "week_nmi")  # fmt: skip
     rows = [
         {"candidate": str(fit.candidate), "algorithm": fit.params["algorithm"], "n_clusters": fit.params.get("n_clusters"),
          **{name: fit.trained.quality.get(name) for name in shown}, "is_chosen": place == choice.place}
         for place, fit in enumerate(fits)
     ]  # fmt: skip
-    table = pd.DataFrame(rows).astype({"n_clusters": "Int64"})
-    described = table.drop(columns=["algorithm", "n_clusters"]).to_markdown(index=False, floatfmt=".2f")
-    Registry.of(settings).note(
-        run_id,
-        description=f"{decision}\n\n{described}",
-        tags={"decision": decision},
-        files={
-            CANDIDATES_FILE: str(table.to_csv(index=False)).encode(),
-            "candidates.png": plot_candidates(table),
-        },
-    )
+    return pd.DataFrame(rows).astype({"n_clusters": "Int64"})

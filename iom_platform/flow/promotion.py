@@ -52,9 +52,10 @@ def see_to_champion(context: dg.AssetExecutionContext, settings: Settings, as_of
     if champion and not refit:
         return Decision(champion, f"{_kept(champion)}, trained as of {champion['trained_as_of']}")
     snapshot = take_snapshot(read_cohort(settings, as_of_on), as_of_on, context.run_id)
-    asked = list_asked(settings)
-    rows, clusters = len(snapshot.frame), min(least_clusters(params) for params in asked)
-    if rows < ROWS_PER_CLUSTER * clusters:
+    wanted, rows = list_asked(settings), len(snapshot.frame)
+    asked = [params for params in wanted if rows >= ROWS_PER_CLUSTER * least_clusters(params)]
+    if not asked:
+        clusters = min(least_clusters(params) for params in wanted)
         few = f"{rows} observed enrollments with enough data are too few to fit {clusters} clusters"
         return Decision(champion, f"{_kept(champion)}: {few}")
     with open_selection(settings, snapshot) as selection:
@@ -99,7 +100,7 @@ def _decide(
         *beside, *fit_each(context, snapshot, [p for p in _only_compared(settings) if p not in known], iterations=0)
     ]  # fmt: skip
     log_others(context, settings, snapshot, [*others, *compared], selection)
-    tell_selection(settings, selection, [*fits, *compared], choice, decision.how)
+    tell_selection(context, settings, selection, [*fits, *compared], choice, decision.how)
     return decision
 
 
@@ -124,7 +125,7 @@ def _choose(
     """
     from iom_platform.clustering.training import train
 
-    iterations, method = settings.validation.bootstrap_iterations, _method_of(settings, former)
+    iterations, method = settings.validation.bootstrap_iterations, _method_of(context, settings, former)
     is_other = method is not None and method not in asked
     if settings.clustering.algorithm == AUTO:
         wanted = [*asked, method] if method and is_other else asked
@@ -142,11 +143,18 @@ def _choose(
     return fits, beside, choose([fit.candidate for fit in fits], limits_of(settings), champion=champion)
 
 
-def _method_of(settings: Settings, former: dict[str, Any] | None) -> dict[str, Any] | None:
+def _method_of(
+    context: dg.AssetExecutionContext, settings: Settings, former: dict[str, Any] | None
+) -> dict[str, Any] | None:
     """The parameters of the champion's fit; None without one, or where this version of the platform cannot fit it."""
+    if former is None:
+        return None
     try:
-        return read_params(_registry(settings).params(former["mlflow_run_id"])) if former else None
-    except (RegistryError, ValueError, TypeError, KeyError):
+        return read_params(_registry(settings).params(former["mlflow_run_id"]))
+    except (RegistryError, ValueError, TypeError, KeyError) as error:
+        context.log.warning(
+            f"Version {former['model_version']} cannot be fitted again ({type(error).__name__}), so no stability is compared with its."
+        )
         return None
 
 
@@ -173,7 +181,7 @@ def _promote(
     reason: str,
 ) -> dict[str, Any]:
     """Save promotion and lineage of a registered version, both or neither."""
-    from iom_platform.storage.promotions import save_lineage, save_promotion
+    from iom_platform.storage.promotions import lock_promotions, save_lineage, save_promotion
     from iom_platform.storage.record import open_record
 
     row = {
@@ -187,6 +195,7 @@ def _promote(
     }
     lineage = trace_lineage(context.log, settings, snapshot.frame, row["model_version"], former)
     with open_record(settings) as conn:
+        lock_promotions(conn)
         save_promotion(conn, row)
         save_lineage(conn, lineage)
     return row

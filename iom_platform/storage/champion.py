@@ -5,9 +5,10 @@ Choosing, promoting and loading it do not belong here; nor does MLflow's library
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import psycopg2
 import psycopg2.errors
@@ -60,11 +61,32 @@ def read_champion(server: Server, as_of_on: date = date.max) -> Champion | None:
     try:
         with contextlib.closing(psycopg2.connect(server.url(record.DATABASE), connect_timeout=10)) as conn:
             promoted = promotions.champion_for(conn, MODEL_NAME, as_of_on)
-    except (psycopg2.OperationalError, psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn):
-        # the database or the table is not made yet, or not brought to what this version of the platform needs
+    except psycopg2.errors.UndefinedColumn:
+        raise record.RecordError(
+            "the record is of an earlier version of the platform; `iom tables` brings it up to date"
+        ) from None
+    except (psycopg2.OperationalError, psycopg2.errors.UndefinedTable):  # the database, or the table, is not made yet
         return None
     if promoted is None:
         return None
     with contextlib.closing(psycopg2.connect(server.url(_MLFLOW), connect_timeout=10)) as conn, conn.cursor() as cursor:
         cursor.execute("SELECT key, value FROM params WHERE run_uuid = %s", (promoted["mlflow_run_id"],))
         return Champion(promoted["model_version"], promoted["trained_as_of"], dict(cursor.fetchall()))
+
+
+def read_days_of_others(server: Server) -> list[str]:
+    """What there is to say of days that another version published than would score them; nothing where there is none."""
+    with contextlib.closing(psycopg2.connect(server.url(record.DATABASE), connect_timeout=10)) as conn:
+        ranked, days = promotions.read_promotions(conn, MODEL_NAME), promotions.days_of_others(conn, MODEL_NAME)
+    return say_days_of_others(ranked, days)
+
+
+def say_days_of_others(ranked: Sequence[Mapping[str, Any]], days: Sequence[date]) -> list[str]:
+    """The same; ranked: as `read_promotions`, days: as `days_of_others` returns them."""
+    standing = [row for row in ranked if row["withdrawn_at"] is None]
+    if not days or not standing:
+        return []
+    return [
+        f"Published by another version than scores them now: {', '.join(map(str, days))}. "
+        f"`iom models promote {standing[0]['model_version']} --reason TEXT` scores them again."
+    ]

@@ -218,6 +218,11 @@ class Registry:
         self._version(model_name, version)
         self._client().set_registered_model_alias(model_name, CHAMPION, str(version))
 
+    def challenger(self, model_name: str) -> int | None:
+        """The version that waits for a person, or None."""
+        found = self._client().get_registered_model(model_name).aliases.get(CHALLENGER)
+        return None if found is None else int(found)
+
     def set_challenger(self, model_name: str, version: int | None) -> None:
         """Point the alias `challenger` to a version that waits for a person; None takes it away."""
         if version is None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _NAMES = PROMOTIONS.column_names
+_LOCK = 7002
 _RANK = "ORDER BY trained_as_of DESC, model_version DESC"
 
 
@@ -49,6 +50,12 @@ def _one(conn: Connection, where: str, values: tuple[Any, ...]) -> dict[str, Any
         cursor.execute(f"{_select(where)} LIMIT 1", values)
         row = cursor.fetchone()
     return None if row is None else dict(zip(_NAMES, row, strict=True))
+
+
+def lock_promotions(conn: Connection) -> None:
+    """Wait until no other transaction changes promotions."""
+    with conn.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
 
 
 def save_promotion(conn: Connection, row: dict[str, Any]) -> None:
@@ -93,11 +100,14 @@ def reinstate_promotion(conn: Connection, model_name: str, model_version: int, *
 
 
 def days_of_others(conn: Connection, model_name: str) -> list[date]:
-    """Days with published rows of another version than their champion's, oldest first."""
-    published = " UNION ".join(
-        f"SELECT as_of_on, model_version FROM {table.sql_name} WHERE model_name = %s"
-        for table in (ASSIGNMENTS, STUDENT_RISK)
-    )
+    """Days with published rows of another version than their champion's, oldest first.
+
+    Observed enrollments that nothing assigned count too where there is a champion now: they are UNKNOWN without need.
+    """
+    published = f"""SELECT as_of_on, model_version FROM {ASSIGNMENTS.sql_name} WHERE model_name = %s
+        UNION SELECT as_of_on, model_version FROM {STUDENT_RISK.sql_name} WHERE model_name = %s
+        UNION SELECT as_of_on, NULL FROM {STUDENT_RISK.sql_name} WHERE is_observed
+            AND as_of_on NOT IN (SELECT as_of_on FROM {ASSIGNMENTS.sql_name})"""
     with conn.cursor() as cursor:
         cursor.execute(published, (model_name, model_name))
         found = cursor.fetchall()

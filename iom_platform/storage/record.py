@@ -136,11 +136,7 @@ def prepare_record(settings: Settings) -> None:
             cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
         for table in record_tables():
             cursor.execute(_table_ddl(table))
-            for column in table.columns:
-                if column.name in _LATER_COLUMNS:
-                    cursor.execute(
-                        f"ALTER TABLE {table.sql_name} ADD COLUMN IF NOT EXISTS {column.name} {_TYPES[column.dtype]}"
-                    )
+            _add_later_columns(cursor, table)
             _check_columns(cursor, table)
         cursor.execute(_AUDIT_DDL)
         cursor.execute(_AUDIT_ACCOUNT_DDL)
@@ -156,12 +152,26 @@ def _table_ddl(table: Table) -> str:
     return f"CREATE TABLE IF NOT EXISTS {table.sql_name} ({', '.join(parts)})"
 
 
-def _check_columns(cursor: Any, table: Table) -> None:
+def _add_later_columns(cursor: Any, table: Table) -> None:
+    """Columns that an earlier version of the platform made the table without; where none is missing no lock is asked for."""
+    present = _present_columns(cursor, table)
+    for column in table.columns:
+        if column.name in _LATER_COLUMNS and column.name not in present:
+            cursor.execute(
+                f"ALTER TABLE {table.sql_name} ADD COLUMN IF NOT EXISTS {column.name} {_TYPES[column.dtype]}"
+            )
+
+
+def _present_columns(cursor: Any, table: Table) -> set[str]:
     cursor.execute(
         "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s",
         (table.stage, table.name),
     )
-    if {row[0] for row in cursor.fetchall()} != set(table.column_names):  # a column that was added stands last
+    return {row[0] for row in cursor.fetchall()}
+
+
+def _check_columns(cursor: Any, table: Table) -> None:
+    if _present_columns(cursor, table) != set(table.column_names):  # a column that was added stands last
         raise RecordError(
             f"{table.path} in the record has other columns than tables.py; export it, drop the table and run again"
         )

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ import pytest
 from iom_platform.extract.synthetic import TwinKnobs, write_twin
 from iom_platform.extract.twin.archetypes import ARCHETYPES
 from iom_platform.flow.cohort import read_cohort
-from iom_platform.storage import promotions, record
+from iom_platform.flow.override import promote_version
+from iom_platform.storage import promotions, record, warehouse
 from iom_platform.storage.model_registry import Registry
 from iom_platform.tables import ASSIGNMENTS, MODEL_INPUTS, MODEL_NAME, PROFILES, STUDENT_RISK
 from tests.spine import Spine, red_checks, set_columns, spine_at, succeed
@@ -50,6 +52,12 @@ def versions(spine: Spine, day: date = DAY) -> set[int]:
         return set(record.read_table(conn, ASSIGNMENTS, day)["model_version"])
 
 
+def standing(spine: Spine, *, all_of: bool = False) -> list[int]:
+    with record.open_record(spine.settings) as conn:
+        rows = promotions.read_promotions(conn, MODEL_NAME)
+    return sorted(row["model_version"] for row in rows if all_of or row["withdrawn_at"] is None)
+
+
 def aliases(spine: Spine) -> dict[str, int]:
     found = Registry.of(spine.settings)._client().get_registered_model(MODEL_NAME).aliases
     return {name: int(version) for name, version in found.items()}
@@ -73,6 +81,7 @@ def changed(spine: Spine) -> dict[str, Any]:
     found: dict[str, Any] = {"first": published(spine), "earlier": published(spine, BEFORE)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IOM_CLUSTERING__N_CLUSTERS", "3")
+        patch.setenv("IOM_CLUSTERING__CANDIDATES", "gmm")
         succeed(spine.score(DAY, refit=True))
     found |= {"refit": published(spine), "refit by": versions(spine), "refit aliases": aliases(spine)}
     found["rollback said"] = models("rollback", *WHY)
@@ -111,8 +120,9 @@ def test_the_list_says_what_scores_and_why(changed: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("rollback", "--reason", " "), "needs a reason"),
-        (("promote", "9", *WHY), "has no version 9; `iom models list` shows which there are"),
+        (("rollback", "--reason", " "), "needs a reason of at most 500 characters"),
+        (("rollback", "--reason", "x" * 501), "needs a reason of at most 500 characters"),
+        (("promote", "9", *WHY), "has no version 9 that a run fitted; `iom models list` shows which there are"),
         (("promote", "2", *WHY), "version 2 is the champion already"),
     ],
 )
@@ -134,7 +144,7 @@ def test_the_fits_of_a_decision_are_nested_in_its_run(spine: Spine, changed: dic
     assert {run.info.status for run in (first, second, *children)} == {"FINISHED"}
     assert second.data.tags["decision"].startswith("promoted version 2: forced refit: kmeans k=3")
     assert second.data.tags["dagster_run_id"] == children[0].data.tags["dagster_run_id"]
-    table = pd.read_csv(pd.io.common.BytesIO(registry.artifact(second.info.run_id, "candidates.csv")))
+    table = pd.read_csv(io.BytesIO(registry.artifact(second.info.run_id, "candidates.csv")))
     assert table.loc[table["is_chosen"], "candidate"].tolist() == ["kmeans k=3"]
     assert table.set_index("candidate")["stability_ari_mean"].notna().to_dict() == {
         "kmeans k=3": True, "kmeans k=4": True, "gmm k=3": False,
@@ -181,6 +191,68 @@ def test_a_fit_that_is_refused_waits_as_challenger_and_the_champion_goes_on(
     assert aliases(spine) == {"champion": 3}
 
 
+def test_a_change_that_cannot_be_carried_out_changes_nothing(
+    spine: Spine, changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where the model's file is gone, nor where the days' cohorts are; the record is the server's, they are not."""
+    before = (published(spine), standing(spine), aliases(spine))
+    file = Path(Registry.of(spine.settings)._version(MODEL_NAME, 1).source.removeprefix("file://")) / "model.skops"
+    file.rename(file.with_suffix(".away"))
+    try:
+        code, said = models("promote", "1", *WHY)
+    finally:
+        file.with_suffix(".away").rename(file)
+    assert code == 1 and "version 1 has no file" in said
+    with warehouse.open_warehouse(spine.settings, purpose="lose a day", write=True) as con:
+        con.execute("create table kept as select * from anonymized.student_term")
+        con.execute(f"delete from anonymized.student_term where as_of_on = date '{DAY}'")
+    try:
+        code, said = models("promote", "1", *WHY)
+    finally:
+        with warehouse.open_warehouse(spine.settings, purpose="find it again", write=True) as con:
+            con.execute(f"insert into anonymized.student_term select * from kept where as_of_on = date '{DAY}'")
+            con.execute("drop table kept")
+    assert code == 2 and f"{DAY} cannot be scored again" in said
+    assert (published(spine), standing(spine), aliases(spine)) == before
+
+
+def test_a_change_that_broke_off_is_told_and_can_be_finished(spine: Spine, changed: dict[str, Any]) -> None:
+    """An older version is promoted, those above it are withdrawn, and no day is scored again yet."""
+    change = promote_version(spine.settings, 1, reason="x", account="somebody", log=logging.getLogger("test"))
+    assert (
+        change.days == (DAY,)
+        and change.version == 1
+        and set(change.withdrawn) == set(standing(spine, all_of=True)) - {1}
+    )
+    assert standing(spine) == [1] and aliases(spine)["champion"] == 1 and versions(spine) != {1}
+    told = f"Published by another version than scores them now: {DAY}. `iom models promote 1 --reason TEXT` scores them again."
+    assert told in models("list")[1]
+    assert told in spine.iom("doctor").stdout
+    code, said = models("promote", "1", *WHY)
+    assert code == 0 and f"Days scored again: {DAY}." in said
+    assert published(spine) == changed["first"]
+    code, said = models("rollback", *WHY)
+    assert code == 2 and "version 1 is the only one" in said
+
+
+def test_the_rule_chooses_among_candidates_and_the_champions_method(
+    spine: Spine, changed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IOM_CLUSTERING__ALGORITHM", "auto")
+    monkeypatch.setenv("IOM_CLUSTERING__CANDIDATES", "gmm")
+    monkeypatch.setenv("IOM_CLUSTERING__N_CLUSTERS_RANGE", "2,2")
+    result = spine.score(DAY, refit=True)
+    succeed(result)
+    registry = Registry.of(spine.settings)
+    runs = registry._client().search_runs([str(registry.experiment_id(MODEL_NAME))], order_by=["start_time DESC"])
+    last = next(run for run in runs if "decision" in run.data.tags)
+    table = pd.read_csv(io.BytesIO(registry.artifact(last.info.run_id, "candidates.csv")))
+    assert sorted(table["candidate"]) == ["gmm k=2", "kmeans k=4"]
+    chosen = table.loc[table["is_chosen"], "candidate"].item()
+    assert last.data.tags["decision"].split(": ", 1)[1].startswith(f"forced refit: {chosen} of 2 candidates: ")
+    assert table["stability_jaccard_least"].notna().all()
+
+
 # -- courses -------------------------------------------------------------------------------------------
 
 
@@ -209,13 +281,16 @@ def _write_course_twin(folder: Path) -> None:
 def test_clusters_that_only_separate_courses_are_refused(tmp_path: Path) -> None:
     _write_course_twin(tmp_path)
     with spine_at(tmp_path / "home") as platform:
-        succeed(platform.land(tmp_path / "twin", DAY))
         done = platform.iom("run", "--source", "synthetic", "--path", str(tmp_path / "twin"), "--as-of", str(DAY))
         with record.open_record(platform.settings) as conn:
             risk = record.read_table(conn, STUDENT_RISK, DAY)
             assert promotions.read_promotions(conn, MODEL_NAME) == []
-        listed = models("list")
+        listed, overruled = models("list"), models("promote", "1", *WHY)
+        with record.open_record(platform.settings) as conn:
+            risk_after = record.read_table(conn, STUDENT_RISK, DAY)
     assert done.returncode == 5, done.stderr
     assert "a check is red: clustering/promotions course_separation: course_nmi is" in done.stderr
     assert set(risk["risk_level"]) == {"UNKNOWN"} and len(risk) > 100
     assert "not promoted" in listed[1]
+    assert overruled[0] == 0, overruled[1]
+    assert {"LOW", "MEDIUM", "HIGH"} <= set(risk_after["risk_level"])

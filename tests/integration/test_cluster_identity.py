@@ -127,7 +127,7 @@ def spine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spine]:
         return {"date_registration": str(day - 3)} if day and number % 20 == 0 else {}
 
     set_columns(folder / "twin" / "studentRegistration.csv", come_late)
-    with spine_at(folder / "home", IOM_CLUSTERING__CANDIDATES="kmeans") as platform:
+    with spine_at(folder / "home") as platform:
         succeed(platform.land(folder / "twin", DAY))
         succeed(platform.score(BEFORE))
         succeed(platform.score(DAY, refit=True))

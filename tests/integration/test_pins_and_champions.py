@@ -152,12 +152,12 @@ def test_too_few_rows_fit_no_model_and_keep_the_champion(
 @pytest.mark.parametrize(
     ("error", "level", "said"),
     [
-        (FitRefused("it is one"), "INFO", "gmm, k=4 finds no clusters to compare: it is one"),
-        (MemoryError(), "WARNING", "gmm, k=4 could not be fitted for comparison: MemoryError"),
+        (FitRefused("it is one"), "INFO", "gmm, k=4 finds no clusters: it is one"),
+        (MemoryError(), "WARNING", "gmm, k=4 could not be fitted: MemoryError"),
         (
             ValueError("could not convert 'ada' to float"),
             "WARNING",
-            "gmm, k=4 could not be fitted for comparison: ValueError",
+            "gmm, k=4 could not be fitted: ValueError",
         ),
     ],
 )

@@ -14,7 +14,7 @@ from iom_platform.storage import promotions, record
 from iom_platform.storage.postgres_server import ensure_server
 from iom_platform.storage.record import RecordError, prepare_record
 from iom_platform.storage.rows import shape_rows
-from iom_platform.tables import ASSIGNMENTS, LINEAGE
+from iom_platform.tables import ASSIGNMENTS, LINEAGE, STUDENT_RISK
 from tests.plants import valid_frame
 
 DAY = date(2013, 12, 16)
@@ -68,7 +68,9 @@ def test_a_promotion_is_saved_once(conn: record.Connection) -> None:
 def test_what_is_withdrawn_scores_nothing_until_it_is_reinstated(conn: record.Connection) -> None:
     for version, trained in ((1, EARLIER), (2, DAY), (3, DAY)):
         promotions.save_promotion(conn, promotion(version, trained))
+    promotions.save_promotion(conn, promotion(3, DAY, model_name="other"))
     promotions.withdraw_promotions(conn, "m", [3, 2], because="too many flags", at=AT)
+    assert promotions.champion_for(conn, "other", DAY) is not None
     promotions.withdraw_promotions(conn, "m", [3], because="again", at=AT)
     assert champion(conn, DAY) == 1
     found = promotions.find_promotion(conn, "m", 3)
@@ -88,6 +90,23 @@ def test_days_of_another_version_than_the_champion_are_found(conn: record.Connec
     assert promotions.days_of_others(conn, "n") == []
     promotions.withdraw_promotions(conn, "n", [2], because="x", at=AT)
     assert promotions.days_of_others(conn, "n") == [DAY]
+
+
+def test_a_day_is_found_by_its_levels_alone_and_one_that_nothing_assigned_too(conn: record.Connection) -> None:
+    promotions.save_promotion(conn, promotion(1, EARLIER, model_name="o"))
+    risk = valid_frame(STUDENT_RISK.path, 5)
+    scored = risk["risk_level"] != "UNKNOWN"
+    for day, rows in ((EARLIER, risk[scored].assign(model_name="o", model_version=2)), (DAY, risk[~scored])):
+        record.replace_partition(conn, STUDENT_RISK, day, rows.assign(as_of_on=day, is_observed=True))
+    assert promotions.days_of_others(conn, "o") == [EARLIER, DAY]
+
+
+def test_one_transaction_changes_promotions_at_a_time(conn: record.Connection, settings: Settings) -> None:
+    promotions.lock_promotions(conn)
+    with contextlib.closing(psycopg2.connect(ensure_server(settings).url("iom"))) as other, other.cursor() as cursor:
+        cursor.execute("SET lock_timeout = '200ms'")
+        with pytest.raises(psycopg2.errors.LockNotAvailable):
+            promotions.lock_promotions(other)
 
 
 def lineage(version: int = 2, **changes: Any) -> pd.DataFrame:

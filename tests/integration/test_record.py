@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import getpass
+import threading
 from collections.abc import Iterator
 from datetime import date, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from iom_platform.settings import Settings
 from iom_platform.storage import record
+from iom_platform.storage.champion import read_champion
 from iom_platform.storage.postgres_server import Server, ensure_server
 from iom_platform.storage.record import NotAllowed, RecordError, open_record, prepare_record
 from iom_platform.storage.rows import RowsError, hash_rows, shape_rows
@@ -97,19 +99,36 @@ def test_a_table_with_other_columns_is_said(prepared: Settings, monkeypatch: pyt
         prepare_record(prepared)
 
 
-def test_a_record_of_before_uids_gets_the_column_and_keeps_its_rows(stopped_settings: Settings) -> None:
+def test_a_record_of_an_earlier_version_gets_its_columns_and_keeps_its_rows(stopped_settings: Settings) -> None:
     prepare_record(stopped_settings)
     with open_record(stopped_settings) as conn, conn.cursor() as cursor:
         record.replace_partition(conn, ASSIGNMENTS, DAY, assignments())
         for name in ("clustering.assignments", "clustering.profiles", "risk.student_risk"):
             cursor.execute(f"ALTER TABLE {name} DROP COLUMN cluster_uid CASCADE")
+        for name in ("withdrawn_at", "withdrawn_because"):
+            cursor.execute(f"ALTER TABLE clustering.promotions DROP COLUMN {name} CASCADE")
+    with pytest.raises(RecordError, match="the record is of an earlier version of the platform; `iom tables` brings"):
+        read_champion(ensure_server(stopped_settings))
     prepare_record(stopped_settings)
+    assert read_champion(ensure_server(stopped_settings)) is None
     with open_record(stopped_settings) as conn:
         found = record.read_table(conn, ASSIGNMENTS)
         assert tuple(found.columns) == ASSIGNMENTS.column_names
         assert found["student_pseudonym"].tolist() == ["aa", "bb", "cc"] and found["cluster_uid"].isna().all()
         record.replace_partition(conn, STUDENT_RISK, DAY, risk_row())
         assert record.read_table(conn, STUDENT_RISK)["cluster_uid"].tolist() == [UID]
+
+
+def test_preparing_what_is_there_waits_for_no_reader(prepared: Settings, conn: record.Connection) -> None:
+    """Each command prepares the record; while somebody reads or copies a table it must not stand in a queue before others."""
+    with conn.cursor() as cursor:
+        for table in record.record_tables():
+            cursor.execute(f"lock table {table.sql_name} in share mode")
+        thread = threading.Thread(target=prepare_record, args=(prepared,), daemon=True)
+        thread.start()
+        thread.join(timeout=30)
+        conn.rollback()
+        assert not thread.is_alive(), "it waits"
 
 
 def test_replace_partition_replaces_its_day_alone(conn: record.Connection) -> None:

@@ -59,6 +59,23 @@ def test_a_fit_less_stable_than_the_champions_method_is_refused(stability: float
     )
 
 
+def test_stabilities_of_two_numbers_of_clusters_are_not_compared() -> None:
+    """Few clusters are found again in any data: as champion they would keep more of them out for good."""
+    assert find_faults(quality(0.5), LIMITS, quality(0.95, clusters=2)) == {}
+
+
+def test_a_more_stable_champion_refuses_and_one_of_the_same_method_cannot() -> None:
+    champion, other = candidate("kmeans", 4, 0.9), candidate("gmm", 4, 0.7)
+    assert set(choose([other], LIMITS, champion=champion).faults) == {STABILITY}
+    assert choose([other], LIMITS, champion=other).faults == {}
+
+
+def test_what_was_not_measured_is_less_than_anything() -> None:
+    assert candidate("kmeans", silhouette=None).measure("silhouette") < candidate("kmeans").measure("silhouette")
+    fits = [candidate("kmeans", 4, silhouette=None), candidate("gmm", 4, silhouette=-0.9)]
+    assert choose(fits, LIMITS).place == 1
+
+
 def test_the_one_that_the_settings_name_is_chosen_and_its_faults_are_told() -> None:
     found = choose([candidate("kmeans", course_nmi=0.9)], LIMITS)
     assert (found.place, found.reason) == (0, "kmeans k=4, which the settings name")
