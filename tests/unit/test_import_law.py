@@ -32,8 +32,10 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("name", "door"), [("MLflow", "model_registry"), ("Great Expectations", "expectations")])
-def test_a_door_is_the_only_module_left_out(name: str, door: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "door"), [("MLflow", {"model_registry", "model_runs"}), ("Great Expectations", {"expectations"})]
+)
+def test_a_door_is_the_only_one_left_out(name: str, door: set[str]) -> None:
     contracts = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (listed,) = [set(c["source_modules"]) for c in contracts if c["name"] == f"{name} has one door"]
     package = PROJECT_ROOT / "iom_platform"
@@ -41,7 +43,7 @@ def test_a_door_is_the_only_module_left_out(name: str, door: str) -> None:
         "__init__",
         "storage",
     }
-    hands = {p.stem for p in (package / "storage").glob("*.py")} - {"__init__", door}
+    hands = {p.stem for p in (package / "storage").glob("*.py")} - {"__init__"} - door
     assert listed == {f"iom_platform.{r}" for r in rooms} | {f"iom_platform.storage.{h}" for h in hands}
 
 
