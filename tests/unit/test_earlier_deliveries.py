@@ -11,7 +11,7 @@ from iom_platform.extract.source import Delivery, Scope
 from iom_platform.flow.extract import (
     _find_no_base,
     _refuse_foreign_courses,
-    _refuse_other_declaration,
+    refuse_other_declaration,
 )
 from iom_platform.storage.warehouse import prepare_warehouse
 
@@ -52,15 +52,15 @@ def test_only_an_accepted_delivery_claims_a_course(con: duckdb.DuckDBPyConnectio
 
 
 def test_the_same_bytes_may_not_declare_another_day_or_scope(con: duckdb.DuckDBPyConnection) -> None:
-    assert not _refuse_other_declaration(con, _delivery("a", 1))
+    assert not refuse_other_declaration(con, _delivery("a", 1))
     _land(con, _delivery("a", 1))
-    assert _refuse_other_declaration(con, _delivery("a", 1))
+    assert refuse_other_declaration(con, _delivery("a", 1))
     for other, declared in (
         (_delivery("a", 2), "2026-05-02 and full"),
         (_delivery("a", 1, "increment"), "2026-05-01 and increment"),
     ):
         with pytest.raises(dg.Failure) as refused:
-            _refuse_other_declaration(con, other)
+            refuse_other_declaration(con, other)
         assert refused.value.description == (
             "these bytes have landed before with delivered_on 2026-05-01 and scope full, and now declare "
             f"{declared}; declare them as before, or deliver other files."
