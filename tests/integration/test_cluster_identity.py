@@ -1,6 +1,6 @@
 """A cluster's uid outlives the model: on resamples of one twin, on twins that truly changed, and in the published tables.
 
-The maths on panels made by hand is tested in tests/unit/test_cluster_identity.py.
+The maths on panels made by hand is tested in tests/unit/test_clustering_identity.py.
 """
 
 from collections.abc import Iterator
