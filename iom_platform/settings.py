@@ -55,6 +55,8 @@ class Clustering(_Section):
     min_samples: int = Field(10, ge=2)
     min_cluster_size: int = Field(15, ge=5)
     weights: Annotated[dict[str, Annotated[float, Field(ge=0.01, le=100)]], NoDecode] = {}
+    scaling: Literal["range", "standard", "robust"] = "range"
+    pca_components: int | float | None = None
 
     @field_validator("candidates", "n_clusters_range", mode="before")
     @classmethod
@@ -91,6 +93,15 @@ class Clustering(_Section):
             if name not in MODEL_INPUTS:
                 near = difflib.get_close_matches(name, MODEL_INPUTS, n=1, cutoff=0.0)[0]
                 raise ValueError(f"{name!r} is no model input; the nearest is {near!r}")
+        return value
+
+    @field_validator("pca_components")
+    @classmethod
+    def _components_are_a_number_or_a_share(cls, value: float | None) -> float | None:
+        if value is not None and not (0 < value < 1 or (isinstance(value, int) and 1 <= value <= len(MODEL_INPUTS))):
+            raise ValueError(
+                f"{value} is neither a number of components from 1 to {len(MODEL_INPUTS)}, nor a share of variance between 0 and 1"
+            )
         return value
 
     @property

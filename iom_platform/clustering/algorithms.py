@@ -3,9 +3,9 @@
 Quality, profiles and risk do not belong here, nor does storing a model.
 
 A fitted model is one scikit-learn Pipeline of standard parts, so that preprocessing is versioned with the estimator and
-MLflow's skops format can load it: `scale` picks each model input by its name, whatever else the frame holds, and brings
-it to 0-1, times its weight; `cluster` is the estimator. A missing input means something, and is filled with that meaning rather than with
-a number learned from classmates, where it has one.
+MLflow's skops format can load it: `scale` picks each model input by its name, whatever else the frame holds, and prepares
+it (see `preprocessing`); `cluster` is the estimator. A missing input means something, and is filled with that meaning
+rather than with a number learned from classmates, where it has one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from iom_platform.clustering.centers import (
     nearest_center,
     posterior,
 )
-from iom_platform.clustering.preprocessing import build_scaling, select_inputs, select_weights
+from iom_platform.clustering.preprocessing import DEFAULTS, build_scaling, select_inputs, select_preparation, to_inputs
 from iom_platform.tables import MODEL_INPUTS
 
 if TYPE_CHECKING:
@@ -188,15 +189,15 @@ def find_algorithm(name: str) -> Algorithm:
 def select_params(algorithm: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that hold for an algorithm, by their names in the settings, from knobs of any.
 
-    All of them are checked; weights of 1 are none, so that a model without them is what it was before there were any. Raises ValueError for an unknown algorithm or a value out of range, and TypeError for a knob
+    All of them are checked. A preparation that is the default is left out, so that a model without any is what it was
+    before there were some. Raises ValueError for an unknown algorithm or a value out of range, and TypeError for a knob
     that no algorithm has or that is no number.
     """
     names = ["seed", *find_algorithm(algorithm).knobs]
     for name, value in knobs.items():
         _check_knob(name, value)
-    weights = select_weights(knobs.get("weights"))
     chosen = {name: value for name, value in knobs.items() if name in names}
-    return {"algorithm": algorithm, **chosen, **({"weights": weights} if weights else {})}
+    return {"algorithm": algorithm, **chosen, **select_preparation(knobs)}
 
 
 def _check_knob(name: str, value: Any) -> None:
@@ -214,8 +215,8 @@ def _check_knob(name: str, value: Any) -> None:
     elif name == "linkage":
         if value not in LINKAGES:
             raise ValueError(f"clustering.linkage is {value!r}; use one of {', '.join(LINKAGES)}")
-    elif name != "weights":
-        known = [*dict.fromkeys(knob for entry in ALGORITHMS.values() for knob in entry.knobs), "weights"]
+    elif name not in DEFAULTS:
+        known = [*dict.fromkeys(knob for entry in ALGORITHMS.values() for knob in entry.knobs), *DEFAULTS]
         raise TypeError(f"no algorithm has a knob {name!r}; the known ones are {', '.join(known)}")
 
 
@@ -260,7 +261,6 @@ def fit_and_describe(
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.pipeline import Pipeline
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     params, entry = select_params(algorithm, {"seed": seed, **knobs}), find_algorithm(algorithm)
     inputs = select_inputs(frame)
@@ -268,22 +268,46 @@ def fit_and_describe(
         raise FitRefused("there is no row to fit clusters on; choose an as-of day on which an observed course runs")
     if inputs.isna().all(axis=None):
         raise FitRefused("no model input has a value in the snapshot; choose an as-of day with activity")
+    if len(inputs) < params.get("pca_components", 0):
+        raise FitRefused(
+            f"there are {len(inputs)} rows and clustering.pca_components is {params['pca_components']}; lower it"
+        )
     # the estimators draw their start by row number
     inputs = inputs.sort_values(list(MODEL_INPUTS), kind="stable", ignore_index=True)
-    scaling, estimator = build_scaling(params.get("weights")), _build(params)
-    scaled = scaling.fit_transform(inputs)
-    (rows, fitted_on), agreement = draw_rows(scaled, max_rows or entry.max_rows, seed), None
-    _check_distinct(rows, params)
-    with threadpool_limits(limits=1), warnings.catch_warnings():
+    scaling, estimator = build_scaling(**select_preparation(params)), _build(params)
+
+    def order(centers: np.ndarray) -> np.ndarray:
+        return _canonical_order(to_inputs(scaling, centers))
+
+    with _one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # told by measure_quality as is_converged
+        _check_distinct(
+            inputs.drop_duplicates().to_numpy(), params
+        )  # no component has a direction without any variance
+        scaled = scaling.fit_transform(inputs)
+        (rows, fitted_on), agreement = draw_rows(scaled, max_rows or entry.max_rows, seed), None
+        _check_distinct(rows, params)
         if entry.find is None:
             estimator.fit(rows)
             assert entry.reorder is not None
-            entry.reorder(estimator, _canonical_order(centers_of(estimator)[0]))
+            entry.reorder(estimator, order(centers_of(estimator)[0]))
         else:
-            estimator, agreement = find_and_summarize(rows, params, order=_canonical_order)
+            estimator, agreement = find_and_summarize(rows, params, order=order)
     model = Pipeline([("scale", scaling), ("cluster", estimator)])
     return Fitted(model, fitted_on, entry.assigned_by, agreement)
+
+
+@cache
+def _threads() -> Any:
+    import sklearn.cluster  # noqa: F401  with it every library is there whose threads are meant
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+    return ThreadpoolController()
+
+
+def _one_thread() -> Any:
+    """A context in which linear algebra runs on one thread; to look for the libraries again would take longer than a small fit."""
+    return _threads().limit(limits=1)
 
 
 def _build(params: Mapping[str, Any]) -> Any:
@@ -339,11 +363,12 @@ def find_and_summarize(
 
 
 def scale(model: Pipeline, frame: pd.DataFrame) -> np.ndarray:
-    """The matrix that the estimator sees. Returns (n_students, n_inputs) float64, 0-1 times `weights_of`, columns as MODEL_INPUTS."""
+    """The matrix that the estimator sees. Returns (n_students, n_inputs) float64, columns as MODEL_INPUTS or the components of them."""
     inputs = select_inputs(frame)
     if inputs.empty:
         return np.empty((0, len(MODEL_INPUTS)))
-    return np.asarray(model[:-1].transform(inputs), dtype=np.float64)
+    with _one_thread():
+        return np.asarray(model[:-1].transform(inputs), dtype=np.float64)
 
 
 def assign(model: Pipeline, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -353,8 +378,6 @@ def assign(model: Pipeline, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray
     posterior for gmm, for the others 1 - d1 / d2 (see `centers.margin`). The two are not on one scale. Raises ValueError
     as `fit` does for inputs.
     """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
     scaled = scale(model, frame)
     if not len(scaled):
         return np.empty(0, dtype=np.int16), np.empty(0)
@@ -362,7 +385,7 @@ def assign(model: Pipeline, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray
         raise ValueError(
             f"the model's estimator {type(model[-1]).__name__} is not registered; fit it with this version"
         )
-    with threadpool_limits(limits=1):
+    with _one_thread():
         labels = np.asarray(model[-1].predict(scaled))
         confidence = measure(model[-1], scaled, labels)
     return labels.astype(np.int16), np.round(np.clip(confidence, 0.0, 1.0), 6)

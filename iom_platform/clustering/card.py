@@ -70,8 +70,9 @@ def write_model_card(
         ("## Algorithm", _items({n: v for n, v in params.items() if "." not in n})),
         ("## Inputs", [*(f"- `{name}`: {docs[name]}" for name in MODEL_INPUTS),
                        "- No demographic, no outcome and no id is an input.",
-                       "- A missing input is filled with what missing means, else with the training median; all are scaled "
-                       "to 0-1 of the training range, times a weight where one is named above. It is part of the model and never fitted again at scoring."]),
+                       "- A missing input is filled with what missing means, else with the training median; all are scaled to 0-1 of "
+                       "the training range unless scaling, weights or pca_components above say otherwise. It is part of the model "
+                       "and never fitted again at scoring."]),
         ("## Quality", _table(("measure", "value", "how to read it"),
                               [(n, f"{v:.4g}" if isinstance(v, float) else int(v), MEANING[n]) for n, v in known.items()])),
         ("## Clusters", _table(("cluster", "students", "behavior"),

@@ -62,8 +62,9 @@ def trace_clusters(
     """The lineage of a retraining: a transition per new cluster in their order, then one per uid that ends.
 
     former_labels, labels: (n_students,) int, -1 = noise, of the panel's rows by the former and by the new model; scaled:
-    (n_students, n_inputs) 0-1, those rows as the new model scales them, without its weights. former_uids: uid of each cluster of the former model,
-    empty where there is none; clusters: the numbers of the new one's. Either may have clusters without a row in the panel.
+    (n_students, n_inputs) 0-1, those rows as `build_scaling` makes them by default. former_uids: uid of each cluster of the
+    former model, empty where there is none; clusters: the numbers of the new one's. Either may have clusters without a row
+    in the panel.
     Nothing is drawn: the same labels and rows, in any order, give the same lineage.
     """
     old, new = sorted(former_uids), sorted(clusters)

@@ -1,4 +1,4 @@
-"""What a model makes of its inputs before it measures distances: nulls filled with their meaning, each input 0-1, weighed.
+"""What a model makes of its inputs before it measures distances: nulls filled with their meaning, scaled, weighed, projected.
 
 Estimators and their fits do not belong here.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,12 @@ NEVER_ACTIVE_DAYS = 365.0
 
 # of an input or a feature; beyond them it would rule alone, or be as good as left out
 LEAST_WEIGHT, MOST_WEIGHT = 0.01, 100.0
+
+# as scikit-learn's MinMaxScaler, clipped, its StandardScaler and its RobustScaler
+SCALINGS = ("range", "standard", "robust")
+
+# how inputs are prepared where nothing else is asked for; what is the default is no parameter of a fit
+DEFAULTS: Mapping[str, Any] = {"weights": None, "scaling": "range", "pca_components": None}
 
 # What a missing input means; None: nothing in itself, so the training median stands in.
 MEANING_OF_NULL: dict[str, float | None] = {
@@ -53,11 +59,34 @@ def select_inputs(frame: pd.DataFrame) -> pd.DataFrame:
     return inputs
 
 
-def select_weights(weights: Mapping[str, float] | None) -> dict[str, float]:
-    """Weights by model input, in the order of MODEL_INPUTS; those of 1 change nothing, and are left out.
+def select_preparation(knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """What differs from DEFAULTS of how inputs are prepared, in the order of its names, from knobs of any.
 
-    Raises TypeError for what is no mapping to numbers, and ValueError for an unknown input or a weight out of range.
+    weights: by model input, in the order of MODEL_INPUTS, those of 1 left out; scaling: one of SCALINGS; pca_components: how
+    many, or the share of variance that they must keep. Raises TypeError for what is of another type, and ValueError for
+    an unknown input or scaling, or a value out of range.
     """
+    asked = {**DEFAULTS, **{name: value for name, value in knobs.items() if name in DEFAULTS}}
+    if asked["scaling"] not in SCALINGS:
+        raise ValueError(f"clustering.scaling is {asked['scaling']!r}; use one of {', '.join(SCALINGS)}")
+    _check_components(asked["pca_components"])
+    asked["weights"] = _select_weights(asked["weights"])
+    return {name: value for name, value in asked.items() if value != DEFAULTS[name]}
+
+
+def _check_components(value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"pca_components is {value!r}, which is no number; write one such as 3, or 0.9")
+    if not (0 < value < 1 or (isinstance(value, Integral) and 1 <= int(value) <= len(MODEL_INPUTS))):
+        raise ValueError(
+            f"clustering.pca_components is {value}; write a number of components from 1 to {len(MODEL_INPUTS)}, or the share "
+            "of variance that they must keep, between 0 and 1"
+        )
+
+
+def _select_weights(weights: Mapping[str, float] | None) -> dict[str, float] | None:
     if not isinstance(weights, Mapping | None):
         raise TypeError(
             f"weights is {weights!r}, which is no mapping; write one such as weights={{'score_pct_mean': 2}}"
@@ -73,28 +102,45 @@ def select_weights(weights: Mapping[str, float] | None) -> dict[str, float]:
                 f"clustering.weights gives {name} {weight:g}; a weight lies from {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}"
             )
     given = {name: float((weights or {}).get(name, 1.0)) for name in MODEL_INPUTS}
-    return {name: weight for name, weight in given.items() if weight != 1}
+    return {name: weight for name, weight in given.items() if weight != 1} or None
 
 
-def weights_of(model: Pipeline) -> np.ndarray:
-    """The weights (n_inputs,) that a fitted model multiplies its scaled inputs with, 1 for one that has none."""
-    weights = model[0].transformer_weights or {}
-    return np.array([weights.get(name, 1.0) for name in MODEL_INPUTS])
+def build_scaling(
+    weights: Mapping[str, float] | None = None, scaling: str = "range", pca_components: float | None = None
+) -> Pipeline:
+    """Imputation, scaling and, where asked for, weights and principal components; arguments as `select_preparation` returns them.
 
-
-def build_scaling(weights: Mapping[str, float] | None = None) -> Any:
-    """Imputation and scaling of each input to 0-1, clipped to the range of the training snapshot, times its weight.
-
-    The range is used rather than the standard deviation, since the inputs are bounded by construction, and a column that
-    hardly varied at training would otherwise rule the distances of every later day.
+    By default each input is brought to 0-1 and clipped to the range of the training snapshot. The range is used rather
+    than the standard deviation, since the inputs are bounded by construction, and a column that hardly varied at training
+    would otherwise rule the distances of every later day.
     """
+    from sklearn import preprocessing
+    from sklearn.compose import ColumnTransformer
+    from sklearn.decomposition import PCA
+    from sklearn.pipeline import Pipeline
+
+    scalers = {
+        "range": preprocessing.MinMaxScaler(clip=True),
+        "standard": preprocessing.StandardScaler(),
+        "robust": preprocessing.RobustScaler(),
+    }
+    steps: list[tuple[str, Any]] = [("fill", _build_filling()), ("scaling", scalers[scaling])]
+    if weights:
+        each = [(name, "passthrough", [place]) for place, name in enumerate(MODEL_INPUTS)]
+        steps.append(("weights", ColumnTransformer(each, transformer_weights=dict(weights))))
+    if pca_components is not None:
+        steps.append(("components", PCA(pca_components, svd_solver="full")))
+    return Pipeline(steps)
+
+
+def _build_filling() -> Any:
     import pandas as pd
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import FunctionTransformer, MinMaxScaler
+    from sklearn.preprocessing import FunctionTransformer
 
-    columns = []
+    parts = []
     # a registered model gets whole numbers from a CSV file, nullable ones from a notebook, objects with pd.NA from MLflow
     as_numbers = FunctionTransformer(pd.DataFrame, kw_args={"dtype": "Float64"})
     for name in MODEL_INPUTS:
@@ -102,6 +148,11 @@ def build_scaling(weights: Mapping[str, float] | None = None) -> Any:
         fill = (SimpleImputer(strategy="median", keep_empty_features=True) if meaning is None
                 else SimpleImputer(strategy="constant", fill_value=meaning, keep_empty_features=True))  # fmt: skip
         # a day more matters on the second day and hardly on the hundredth
-        steps = [fill, FunctionTransformer(np.log1p)] if name == "days_since_last_activity" else [fill]
-        columns.append((name, make_pipeline(as_numbers, *steps, MinMaxScaler(clip=True)), name))
-    return ColumnTransformer(columns, transformer_weights=dict(weights) if weights else None)
+        log = [FunctionTransformer(np.log1p)] if name == "days_since_last_activity" else []
+        parts.append((name, make_pipeline(as_numbers, fill, *log), name))
+    return ColumnTransformer(parts)
+
+
+def to_inputs(scaling: Pipeline, centers: np.ndarray) -> np.ndarray:
+    """Centers (k, n) that the estimator sees as scaled inputs (k, n_inputs): back from the components, where there are any."""
+    return np.asarray(scaling[-1].inverse_transform(centers)) if "components" in scaling.named_steps else centers

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iom_platform.clustering.algorithms import find_algorithm, name_fit, select_params
+from iom_platform.clustering.preprocessing import DEFAULTS
 
 AUTO = "auto"  # of clustering.algorithm: the rule chooses among the candidates
 
@@ -83,7 +84,7 @@ def list_candidates(
 
 def read_params(logged: Mapping[str, str]) -> dict[str, Any]:
     """Parameters of a fit, as `select_params` returns them, from those of its run, which are texts."""
-    names = ("seed", "weights", *find_algorithm(logged["algorithm"]).knobs)
+    names = ("seed", *DEFAULTS, *find_algorithm(logged["algorithm"]).knobs)
     return select_params(logged["algorithm"], {name: _parse(logged[name]) for name in names if name in logged})
 
 

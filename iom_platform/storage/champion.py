@@ -38,20 +38,20 @@ class Champion:
     def other_than(self, asked: Clustering) -> str | None:
         """What the settings ask for, with the remedy; None where it is what this model was fitted with."""
         from iom_platform.clustering.algorithms import name_fit, select_params
+        from iom_platform.clustering.preprocessing import DEFAULTS
 
         if asked.algorithm == "auto":  # whatever the rule chose
             return None
         params = select_params(asked.algorithm, asked.knobs)
         differing = {n: v for n, v in params.items() if self.params.get(n) != str(v)}
-        if "weights" in self.params and "weights" not in params:
-            differing["weights"] = "none"
+        differing |= {n: v or "none" for n, v in DEFAULTS.items() if n in self.params and n not in params}
         if not differing:
             return None
         # what only the algorithm that is asked for knows needs no telling
         others = [
             f"{n} {v}"
             for n, v in differing.items()
-            if n in ("weights", *self.params) and n not in ("algorithm", "n_clusters")
+            if n in (*DEFAULTS, *self.params) and n not in ("algorithm", "n_clusters")
         ]
         return f"the settings ask for {', '.join([name_fit(params), *others])}: add --refit to `iom run`"
 

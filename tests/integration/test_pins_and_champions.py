@@ -212,6 +212,9 @@ DBSCAN = {"algorithm": "dbscan", "eps": "None", "min_samples": "10", "seed": "20
         (KMEANS, {"weights": {"score_pct_mean": 2}}, "kmeans, k=4, weights {'score_pct_mean': 2.0}"),
         (WEIGHED, {"weights": {"score_pct_mean": 2, "clicks_28d_to_peers": 1}}, None),
         (WEIGHED, {}, "kmeans, k=4, weights none"),
+        (KMEANS, {"scaling": "robust", "pca_components": 3}, "kmeans, k=4, scaling robust, pca_components 3"),
+        ({**KMEANS, "scaling": "robust", "pca_components": "3"}, {"pca_components": 3}, "kmeans, k=4, scaling range"),
+        ({**KMEANS, "pca_components": "3"}, {}, "kmeans, k=4, pca_components none"),
     ],
 )
 def test_only_settings_that_hold_for_the_algorithm_make_a_champion_another(

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ import pytest
 from iom_platform.clustering import algorithms as al
 from iom_platform.clustering import centers
 from iom_platform.clustering.centers import ROWS_PER_CENTER, centers_of, margin
-from iom_platform.clustering.preprocessing import LEAST_WEIGHT, MEANING_OF_NULL, MOST_WEIGHT, weights_of
+from iom_platform.clustering.preprocessing import DEFAULTS, LEAST_WEIGHT, MEANING_OF_NULL, MOST_WEIGHT, SCALINGS
 from iom_platform.settings import Algorithm, Clustering, load_settings
 from iom_platform.tables import MODEL_INPUTS
 
@@ -322,7 +322,7 @@ def test_fit_key_changes_with_each_part() -> None:
 def test_settings_and_registry_know_the_same_names() -> None:
     assert get_args(Algorithm) == tuple(al.ALGORITHMS)
     knobs = {knob for entry in al.ALGORITHMS.values() for knob in entry.knobs}
-    assert {*knobs, "weights"} == set(Clustering().knobs)
+    assert {*knobs, *DEFAULTS} == set(Clustering().knobs)
     for name in al.ALGORITHMS:
         assert al.select_params(name, Clustering().knobs)["algorithm"] == name
 
@@ -370,6 +370,17 @@ def test_only_what_holds_for_an_algorithm_is_its_parameter() -> None:
             r"^clustering\.weights gives score_pct_mean 0; a weight lies from 0\.01 to 100$",
         ),
         ({"weights": {"score_pct_mean": float("nan")}}, ValueError, "gives score_pct_mean nan; a weight lies"),
+        ({"scaling": "minmax"}, ValueError, "^clustering.scaling is 'minmax'; use one of range, standard, robust$"),
+        ({"pca_components": "all"}, TypeError, "^pca_components is 'all', which is no number; write one such as 3"),
+        ({"pca_components": True}, TypeError, "^pca_components is True, which is no number"),
+        (
+            {"pca_components": 8},
+            ValueError,
+            "pca_components is 8; write a number of components from 1 to 7, or the share",
+        ),
+        ({"pca_components": 0}, ValueError, "pca_components is 0; write"),
+        ({"pca_components": 1.5}, ValueError, "pca_components is 1.5; write"),
+        ({"pca_components": float("nan")}, ValueError, "pca_components is nan; write"),
     ],
 )
 def test_a_knob_out_of_range_is_one_clear_sentence(
@@ -405,8 +416,6 @@ def test_weights_multiply_the_scaled_inputs_and_are_part_of_the_model(algorithm:
     plain, weighed = fit(frame, algorithm), describe(frame, algorithm, weights=WEIGHTS).model
     factors = np.array([WEIGHTS.get(name, 1.0) for name in MODEL_INPUTS])
     np.testing.assert_array_equal(al.scale(weighed, frame), al.scale(plain, frame) * factors)
-    np.testing.assert_array_equal(weights_of(weighed), factors)
-    np.testing.assert_array_equal(weights_of(plain), np.ones(len(MODEL_INPUTS)))
     labels, confidence = al.assign(weighed, frame)
     np.testing.assert_array_equal(labels, weighed.predict(frame))
     assert ((confidence >= 0) & (confidence <= 1)).all()
@@ -435,19 +444,96 @@ def test_settings_and_registry_allow_the_same_weights() -> None:
             Clustering(weights={"score_pct_mean": weight})
 
 
-def test_a_lineage_measures_distances_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+# -- scaling and components ----------------------------------------------------------------------------
+
+
+def test_each_scaling_is_that_of_scikit_learn() -> None:
+    from sklearn.preprocessing import RobustScaler, StandardScaler
+
+    frame = make_snapshot()
+    filled = fit(frame, "kmeans")[0][0].transform(frame[list(MODEL_INPUTS)])
+    for name, scaler in (("standard", StandardScaler()), ("robust", RobustScaler())):
+        model = describe(frame, "kmeans", scaling=name).model
+        np.testing.assert_allclose(al.scale(model, frame), scaler.fit_transform(filled), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [{"scaling": "standard"}, {"scaling": "robust"}, {"pca_components": 3},
+     {"pca_components": 0.9, "scaling": "standard", "weights": WEIGHTS}],
+    ids=["standard", "robust", "components", "all three"],
+)  # fmt: skip
+@EVERY
+def test_every_preparation_is_part_of_the_model(algorithm: str, knobs: dict[str, Any]) -> None:
+    from skops import io
+
+    frame = make_snapshot()
+    asked = {**knobs, **({"eps": 1.0} if "scaling" in knobs else {})}  # a distance is none of another scaling
+    model = describe(frame, algorithm, **asked).model
+    labels, confidence = al.assign(model, frame)
+    np.testing.assert_array_equal(labels, model.predict(frame.assign(text="no input")))
+    assert ((confidence >= 0) & (confidence <= 1)).all()
+    loaded = io.loads(io.dumps(model), trusted=list(al.TRUSTED_TYPES))
+    np.testing.assert_array_equal(al.assign(loaded, frame)[0], labels)
+    shuffled = describe(frame.sample(frac=1, random_state=1), algorithm, **asked).model
+    np.testing.assert_array_equal(al.assign(shuffled, frame)[0], labels)
+    if "pca_components" not in knobs:
+        return
+    assert al.scale(model, frame).shape[1] < len(MODEL_INPUTS)
+    # the first cluster is the most active one, whatever the components' directions
+    activity = frame["active_days_28d_to_peers"].groupby(labels).mean().drop(-1, errors="ignore")
+    assert activity.idxmax() == 0
+
+
+def test_a_share_of_variance_is_kept_by_as_few_components_as_do() -> None:
+    frame = make_snapshot()
+    kept = describe(frame, "kmeans", pca_components=0.8).model["scale"]["components"].explained_variance_ratio_
+    assert kept.sum() >= 0.8 > kept[:-1].sum()
+
+
+@pytest.mark.parametrize("components", [3, 0.5])
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [([0] * 50, "^the snapshot has 1 distinct rows for 3 clusters"), ([0, 1], "there are 2 rows and clustering.pca_components is 3|2 distinct rows")],
+    ids=["constant", "two"],
+)  # fmt: skip
+def test_components_of_too_little_are_refused_without_a_warning(components: float, rows: list[int], said: str) -> None:
+    with warnings.catch_warnings(), pytest.raises(al.FitRefused, match=said):
+        warnings.simplefilter("error")
+        describe(make_snapshot().iloc[rows], "kmeans", pca_components=components)
+
+
+def test_a_preparation_changes_the_fit_key_and_the_default_is_no_parameter() -> None:
+    plain = al.select_params("kmeans", Clustering().knobs)
+    assert not {*DEFAULTS} & {*plain}
+    changed = [{"scaling": s} for s in SCALINGS[1:]] + [{"pca_components": 2}, {"pca_components": 0.5}]
+    keys = {al.fit_key("a", al.select_params("kmeans", {**Clustering().knobs, **knobs}), 1) for knobs in changed}
+    assert len(keys | {al.fit_key("a", plain, 1)}) == 5
+
+
+def test_settings_and_registry_allow_the_same_preparation() -> None:
+    for components in (1, len(MODEL_INPUTS), 0.01, 0.99):
+        assert al.select_params("gmm", Clustering(pca_components=components).knobs)["pca_components"] == components
+    for components in (0, len(MODEL_INPUTS) + 1, 1.5, 0.0, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="is neither a number of components from 1 to 7, nor a share of variance"):
+            Clustering(pca_components=components)
+    for name in SCALINGS:
+        assert al.select_params("gmm", Clustering(scaling=name).knobs).get("scaling", "range") == name
+
+
+def test_a_lineage_measures_distances_whatever_a_model_makes_of_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     from iom_platform.flow import lineage
     from iom_platform.storage.model_registry import Registry
 
     frame = make_snapshot()
     found = []
-    for weights in ({}, dict.fromkeys(MODEL_INPUTS, 50.0)):
-        model = describe(frame, "kmeans", weights=weights).model
+    for knobs in ({}, {"weights": dict.fromkeys(MODEL_INPUTS, 50.0)}, {"scaling": "standard", "pca_components": 4}):
+        model = describe(frame, "kmeans", **knobs).model
         registry = type("Known", (), {"load_model": lambda *_, model=model: (model, None)})()
         monkeypatch.setattr(Registry, "of", lambda _, registry=registry: registry)
         found.append(lineage.trace_lineage(None, load_settings(), frame, 1, None))  # type: ignore[arg-type]
     # a uid is a digest of the center at birth
-    assert found[0]["cluster_uid"].tolist() == found[1]["cluster_uid"].tolist()
+    assert found[0]["cluster_uid"].tolist() == found[1]["cluster_uid"].tolist() == found[2]["cluster_uid"].tolist()
 
 
 # -- methods that cannot predict -----------------------------------------------------------------------

@@ -138,8 +138,16 @@ def test_the_settings_name_one_fit_or_a_range() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("weights", [{}, {"score_pct_mean": 2.0}])
+PREPARATIONS = (
+    {},
+    {"weights": {"score_pct_mean": 2.0}},
+    {"scaling": "robust", "pca_components": 3},
+    {"pca_components": 0.5},
+)
+
+
+@pytest.mark.parametrize("preparation", PREPARATIONS)
 @pytest.mark.parametrize("algorithm", Clustering().candidates)
-def test_parameters_come_back_from_the_texts_of_a_run(algorithm: str, weights: dict[str, float]) -> None:
-    params = select_params(algorithm, {**KNOBS, "weights": weights})
+def test_parameters_come_back_from_the_texts_of_a_run(algorithm: str, preparation: dict[str, Any]) -> None:
+    params = select_params(algorithm, {**KNOBS, **preparation})
     assert read_params({name: str(value) for name, value in run_params(**params).items()}) == params

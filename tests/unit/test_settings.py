@@ -106,6 +106,9 @@ def test_weights_are_a_mapping_in_the_file_and_a_line_in_a_variable(
         ("eps", "0.25", 0.25),
         ("min_samples", "7", 7),
         ("min_cluster_size", "40", 40),
+        ("scaling", "robust", "robust"),
+        ("pca_components", "3", 3),
+        ("pca_components", "0.9", 0.9),
     ],
 )
 def test_a_knob_of_an_algorithm_is_set_by_file_and_by_variable(
