@@ -22,7 +22,7 @@ demo: $(READY) ## Set up, generate a term of students, run the whole graph
 	$(BIN)/iom demo
 
 test: $(READY) ## Set up and run the tests
-	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder --benchmark --ignore=tests/unit
+	$(BIN)/pytest -n 6 --dist loadfile --no-loadscope-reorder --benchmark --ignore=tests/unit
 	$(BIN)/pytest -n 3 --dist loadfile tests/unit --cov=iom_platform --cov-fail-under=68
 
 check: $(READY) ## Lint, types, import law, docs and graph tests

@@ -333,7 +333,8 @@ class Disturbed:
         orphan = orphan_dbt(spine, twin, folder)
         try:
             self.port_before = ensure_server(spine.settings).port
-            run_whole(spine, twin, LATE)
+            succeed(spine.land(twin, DELIVERED))
+            succeed(spine.score(LATE))
         finally:
             orphan.end()
         self.port_after = ensure_server(spine.settings).port
