@@ -31,7 +31,14 @@ from iom_platform.clustering.centers import (
     nearest_center,
     posterior,
 )
-from iom_platform.clustering.preprocessing import DEFAULTS, build_scaling, select_inputs, select_preparation, to_inputs
+from iom_platform.clustering.preprocessing import (
+    DEFAULTS,
+    Inputs,
+    build_scaling,
+    select_inputs,
+    select_preparation,
+    to_inputs,
+)
 from iom_platform.tables import MODEL_INPUTS
 
 if TYPE_CHECKING:
@@ -242,17 +249,17 @@ class Fitted:
     agreement: float | None = None
 
 
-def fit(frame: pd.DataFrame, *, algorithm: str, seed: int, **knobs: Any) -> Pipeline:
+def fit(frame: pd.DataFrame | Inputs, *, algorithm: str, seed: int, **knobs: Any) -> Pipeline:
     """The model alone of `fit_and_describe`."""
     return fit_and_describe(frame, algorithm=algorithm, seed=seed, **knobs).model
 
 
 def fit_and_describe(
-    frame: pd.DataFrame, *, algorithm: str, seed: int, max_rows: int | None = None, **knobs: Any
+    frame: pd.DataFrame | Inputs, *, algorithm: str, seed: int, max_rows: int | None = None, **knobs: Any
 ) -> Fitted:
     """Fit preprocessing and estimator on a training snapshot.
 
-    frame: (n_students, >= MODEL_INPUTS), nulls allowed; the order of rows does not matter. knobs: as the settings
+    frame: (n_students, >= MODEL_INPUTS), nulls allowed, or the inputs of one; the order of rows does not matter. knobs: as the settings
     `clustering.*`; those of other algorithms are ignored, so n_clusters means nothing to dbscan and hdbscan. max_rows: in
     place of the registry's. The model is a Pipeline with the steps `scale` and `cluster`, float64, fitted on one thread,
     clusters numbered from the most active one; it holds no row. A column without a value stays constant. Raises
@@ -263,17 +270,15 @@ def fit_and_describe(
     from sklearn.pipeline import Pipeline
 
     params, entry = select_params(algorithm, {"seed": seed, **knobs}), find_algorithm(algorithm)
-    inputs = select_inputs(frame)
-    if inputs.empty:
+    given = frame if isinstance(frame, Inputs) else Inputs.of(frame)
+    if not len(given):
         raise FitRefused("there is no row to fit clusters on; choose an as-of day on which an observed course runs")
-    if inputs.isna().all(axis=None):
+    if np.isnan(given.raw).all():
         raise FitRefused("no model input has a value in the snapshot; choose an as-of day with activity")
-    if len(inputs) < params.get("pca_components", 0):
+    if len(given) < params.get("pca_components", 0):
         raise FitRefused(
-            f"there are {len(inputs)} rows and clustering.pca_components is {params['pca_components']}; lower it"
+            f"there are {len(given)} rows and clustering.pca_components is {params['pca_components']}; lower it"
         )
-    # the estimators draw their start by row number
-    inputs = inputs.sort_values(list(MODEL_INPUTS), kind="stable", ignore_index=True)
     scaling, estimator = build_scaling(**select_preparation(params)), _build(params)
 
     def order(centers: np.ndarray) -> np.ndarray:
@@ -281,19 +286,17 @@ def fit_and_describe(
 
     with _one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # told by measure_quality as is_converged
-        _check_distinct(
-            inputs.drop_duplicates().to_numpy(), params
-        )  # no component has a direction without any variance
-        scaled = scaling.fit_transform(inputs)
+        _check_distinct(given.count_distinct(), params)  # without any variance no component has a direction
+        scaled = np.asarray(scaling.fit_transform(given.in_order().filled), dtype=np.float64)
         (rows, fitted_on), agreement = draw_rows(scaled, max_rows or entry.max_rows, seed), None
-        _check_distinct(rows, params)
+        _check_distinct(len(np.unique(rows.round(9), axis=0)), params)
         if entry.find is None:
             estimator.fit(rows)
             assert entry.reorder is not None
             entry.reorder(estimator, order(centers_of(estimator)[0]))
         else:
             estimator, agreement = find_and_summarize(rows, params, order=order)
-    model = Pipeline([("scale", scaling), ("cluster", estimator)])
+    model = Pipeline([("scale", Pipeline([("fill", given.fill), *scaling.steps])), ("cluster", estimator)])
     return Fitted(model, fitted_on, entry.assigned_by, agreement)
 
 
@@ -323,8 +326,8 @@ def draw_rows(scaled: np.ndarray, max_rows: int | None, seed: int) -> tuple[np.n
     return rows, f"a sample of {len(rows):,} of {len(scaled):,} rows, seed {seed}"
 
 
-def _check_distinct(rows: np.ndarray, params: Mapping[str, Any]) -> None:
-    distinct, clusters = len(np.unique(rows.round(9), axis=0)), params.get("n_clusters", 2)
+def _check_distinct(distinct: int, params: Mapping[str, Any]) -> None:
+    clusters = params.get("n_clusters", 2)
     if distinct < clusters:
         remedy = "lower clustering.n_clusters or choose" if "n_clusters" in params else "choose"
         raise FitRefused(f"the snapshot has {distinct} distinct rows for {clusters} clusters; {remedy} a later day")
@@ -362,16 +365,18 @@ def find_and_summarize(
     return classifier, float(adjusted_rand_score(exact, classifier.predict(rows)))
 
 
-def scale(model: Pipeline, frame: pd.DataFrame) -> np.ndarray:
+def scale(model: Pipeline, frame: pd.DataFrame | Inputs) -> np.ndarray:
     """The matrix that the estimator sees. Returns (n_students, n_inputs) float64, columns as MODEL_INPUTS or the components of them."""
-    inputs = select_inputs(frame)
-    if inputs.empty:
+    rows = frame if isinstance(frame, Inputs) else select_inputs(frame)
+    if not len(rows):
         return np.empty((0, len(MODEL_INPUTS)))
     with _one_thread():
-        return np.asarray(model[:-1].transform(inputs), dtype=np.float64)
+        # what is filled already needs the steps after that alone
+        found = model[0][1:].transform(rows.filled) if isinstance(rows, Inputs) else model[:-1].transform(rows)
+    return np.asarray(found, dtype=np.float64)
 
 
-def assign(model: Pipeline, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def assign(model: Pipeline, frame: pd.DataFrame | Inputs) -> tuple[np.ndarray, np.ndarray]:
     """Clusters of new rows under a fitted model; nothing is refitted.
 
     Returns labels (n_students,) int16, -1 = noise, and confidence (n_students,) float64 0-1, rounded to 6 digits: the

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -108,15 +109,16 @@ def _select_weights(weights: Mapping[str, float] | None) -> dict[str, float] | N
 def build_scaling(
     weights: Mapping[str, float] | None = None, scaling: str = "range", pca_components: float | None = None
 ) -> Pipeline:
-    """Imputation, scaling and, where asked for, weights and principal components; arguments as `select_preparation` returns them.
+    """What is learned from filled rows: medians, scaling and, where asked for, weights and principal components.
 
-    By default each input is brought to 0-1 and clipped to the range of the training snapshot. The range is used rather
+    Arguments as `select_preparation` returns them. By default each input is brought to 0-1 and clipped to the range of the training snapshot. The range is used rather
     than the standard deviation, since the inputs are bounded by construction, and a column that hardly varied at training
     would otherwise rule the distances of every later day.
     """
     from sklearn import preprocessing
     from sklearn.compose import ColumnTransformer
     from sklearn.decomposition import PCA
+    from sklearn.impute import SimpleImputer
     from sklearn.pipeline import Pipeline
 
     scalers = {
@@ -124,13 +126,48 @@ def build_scaling(
         "standard": preprocessing.StandardScaler(),
         "robust": preprocessing.RobustScaler(),
     }
-    steps: list[tuple[str, Any]] = [("fill", _build_filling()), ("scaling", scalers[scaling])]
+    steps: list[tuple[str, Any]] = [
+        ("median", SimpleImputer(strategy="median", keep_empty_features=True)),
+        ("scaling", scalers[scaling]),
+    ]
     if weights:
         each = [(name, "passthrough", [place]) for place, name in enumerate(MODEL_INPUTS)]
         steps.append(("weights", ColumnTransformer(each, transformer_weights=dict(weights))))
     if pca_components is not None:
         steps.append(("components", PCA(pca_components, svd_solver="full")))
     return Pipeline(steps)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Rows with the nulls filled that mean something: to fit on many samples of them, that need not be done anew.
+
+    raw, filled: (n, n_inputs) float64, NaN where missing; fill: the step that filled them, which learns nothing from rows.
+    """
+
+    raw: np.ndarray
+    filled: np.ndarray
+    fill: Any
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> Inputs:
+        """Of a frame (n, >= MODEL_INPUTS); ValueError as `select_inputs`."""
+        inputs, fill = select_inputs(frame), _build_filling()
+        raw = inputs.to_numpy()
+        return cls(raw, np.asarray(fill.fit_transform(inputs)) if len(raw) else raw, fill)
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def take(self, places: np.ndarray) -> Inputs:
+        return Inputs(self.raw[places], self.filled[places], self.fill)
+
+    def in_order(self) -> Inputs:
+        """Sorted by all inputs: estimators draw their start by row number."""
+        return self.take(np.lexsort(self.raw.T[::-1]))
+
+    def count_distinct(self) -> int:
+        return len(np.unique(np.where(np.isnan(self.raw), -np.inf, self.raw), axis=0))
 
 
 def _build_filling() -> Any:
@@ -140,16 +177,15 @@ def _build_filling() -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer
 
-    parts = []
     # a registered model gets whole numbers from a CSV file, nullable ones from a notebook, objects with pd.NA from MLflow
-    as_numbers = FunctionTransformer(pd.DataFrame, kw_args={"dtype": "Float64"})
-    for name in MODEL_INPUTS:
-        meaning = MEANING_OF_NULL[name]
-        fill = (SimpleImputer(strategy="median", keep_empty_features=True) if meaning is None
-                else SimpleImputer(strategy="constant", fill_value=meaning, keep_empty_features=True))  # fmt: skip
-        # a day more matters on the second day and hardly on the hundredth
-        log = [FunctionTransformer(np.log1p)] if name == "days_since_last_activity" else []
-        parts.append((name, make_pipeline(as_numbers, fill, *log), name))
+    as_numbers, as_floats = (FunctionTransformer(pd.DataFrame, kw_args={"dtype": d}) for d in ("Float64", "float64"))
+    # a day more matters on the second day and hardly on the hundredth
+    steps_of = {"days_since_last_activity": [FunctionTransformer(np.log1p)]}
+    parts = []
+    for name, meaning in MEANING_OF_NULL.items():
+        fill = SimpleImputer(strategy="constant", fill_value=meaning, keep_empty_features=True)
+        steps = [as_floats] if meaning is None else [fill, *steps_of.get(name, [])]
+        parts.append((name, make_pipeline(as_numbers, *steps), name))
     return ColumnTransformer(parts)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from iom_platform.clustering.algorithms import FitRefused, assign
+from iom_platform.clustering.preprocessing import Inputs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +49,7 @@ class Stability:
 
 
 def measure_stability(
-    frame: pd.DataFrame, model: Pipeline, refit: Callable[[pd.DataFrame], Pipeline], *, iterations: int, seed: int,
+    frame: pd.DataFrame, model: Pipeline, refit: Callable[[Inputs], Pipeline], *, iterations: int, seed: int,
     in_subsets: bool = False, max_rows: int = STABILITY_ROWS,
 ) -> Stability:  # fmt: skip
     """Refit on `iterations` resamples, preprocessing included, and compare with the model on the rows drawn from.
@@ -65,21 +66,22 @@ def measure_stability(
     rng = np.random.default_rng(seed)
     if len(frame) > max_rows:
         frame = frame.iloc[np.sort(rng.choice(len(frame), max_rows, replace=False))]
-    labels, _ = assign(model, frame)
+    rows = Inputs.of(frame)
+    labels, _ = assign(model, rows)
     clusters = [int(c) for c in np.unique(labels) if c != -1]
-    size = int(len(frame) * SUBSET_SHARE) if in_subsets else len(frame)
+    size = int(len(rows) * SUBSET_SHARE) if in_subsets else len(rows)
     indices, similar, refused = np.zeros(iterations), np.zeros((iterations, len(clusters))), 0
     for number in range(iterations):
-        drawn = frame.iloc[rng.choice(len(frame), size, replace=not in_subsets)]
+        drawn = rows.take(rng.choice(len(rows), size, replace=not in_subsets))
         try:
-            found, _ = assign(refit(drawn), frame)
+            found, _ = assign(refit(drawn), rows)
         except FitRefused:
             refused += 1
             continue
         indices[number] = adjusted_rand_score(labels, found)
         similar[number] = [_similarity(labels == cluster, found) for cluster in clusters]
     means = similar.mean(axis=0)
-    return Stability(indices, dict(zip(clusters, means.tolist(), strict=True)), refused, len(frame))
+    return Stability(indices, dict(zip(clusters, means.tolist(), strict=True)), refused, len(rows))
 
 
 def _similarity(members: np.ndarray, found: np.ndarray) -> float:

@@ -29,7 +29,7 @@ def trace_lineage(
     from iom_platform.clustering.algorithms import assign
     from iom_platform.clustering.centers import NOISE, centers_of
     from iom_platform.clustering.identity import name_clusters, trace_clusters
-    from iom_platform.clustering.preprocessing import build_scaling, select_inputs
+    from iom_platform.clustering.preprocessing import Inputs, build_scaling
     from iom_platform.clustering.profiles import profile_clusters
     from iom_platform.storage.model_registry import Registry
     from iom_platform.storage.promotions import read_lineage
@@ -45,7 +45,7 @@ def trace_lineage(
             former_labels = _assign_former(log, settings, panel, former["model_version"], former_labels)
     traced = trace_clusters(
         # a cluster is where it is, whatever its model makes of the inputs
-        former_labels, labels, build_scaling().fit_transform(select_inputs(panel)), clusters=np.unique(centers_of(model[-1])[1]).tolist(),
+        former_labels, labels, build_scaling().fit_transform(Inputs.of(panel).filled), clusters=np.unique(centers_of(model[-1])[1]).tolist(),
         former_uids=dict(zip(before["cluster"].astype(int), before["cluster_uid"], strict=True)),
     )  # fmt: skip
     names = name_clusters(

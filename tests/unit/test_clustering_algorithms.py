@@ -451,7 +451,7 @@ def test_each_scaling_is_that_of_scikit_learn() -> None:
     from sklearn.preprocessing import RobustScaler, StandardScaler
 
     frame = make_snapshot()
-    filled = fit(frame, "kmeans")[0][0].transform(frame[list(MODEL_INPUTS)])
+    filled = fit(frame, "kmeans")[0][:2].transform(frame[list(MODEL_INPUTS)])
     for name, scaler in (("standard", StandardScaler()), ("robust", RobustScaler())):
         model = describe(frame, "kmeans", scaling=name).model
         np.testing.assert_allclose(al.scale(model, frame), scaler.fit_transform(filled), rtol=1e-12, atol=1e-12)
@@ -659,24 +659,27 @@ def test_few_students_apart_from_all_make_no_center(algorithm: str) -> None:
     assert (np.linalg.norm(centers_of(model[-1])[0] - apart, axis=1) > 0.2).all()
 
 
-@EVERY
-def test_a_model_needs_nothing_of_ours_to_predict(algorithm: str, tmp_path: Path) -> None:
+def test_a_model_needs_nothing_of_ours_to_predict(tmp_path: Path) -> None:
+    """In one process for all of them, since it takes seconds to start."""
     from skops import io
 
     frame = make_snapshot()
-    model = fit(frame, algorithm)
-    io.dump(model, tmp_path / "model.skops")
+    models = {algorithm: fit(frame, algorithm) for algorithm in al.ALGORITHMS}
+    for algorithm, model in models.items():
+        io.dump(model, tmp_path / f"{algorithm}.skops")
     frame.to_csv(tmp_path / "frame.csv", index=False)
     code = inspect.cleandoc(f"""
         import sys
         import pandas, skops.io
-        model = skops.io.load("model.skops", trusted={list(al.TRUSTED_TYPES)})
-        print(*model.predict(pandas.read_csv("frame.csv")))
+        for algorithm in {list(models)}:
+            model = skops.io.load(algorithm + ".skops", trusted={list(al.TRUSTED_TYPES)})
+            print(*model.predict(pandas.read_csv("frame.csv")))
         assert not any(name.startswith("iom_platform") for name in sys.modules)
     """)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert list(map(int, done.stdout.split())) == al.assign(model, frame)[0].tolist()
     assert done.stderr == ""
+    for line, model in zip(done.stdout.splitlines(), models.values(), strict=True):
+        assert list(map(int, line.split())) == al.assign(model, frame)[0].tolist()
 
 
 def test_confidence_is_nothing_on_the_border_to_noise() -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from iom_platform.clustering.algorithms import ALGORITHMS, FitRefused, fit
+from iom_platform.clustering.algorithms import ALGORITHMS, FitRefused, assign, fit
+from iom_platform.clustering.preprocessing import Inputs
 from iom_platform.clustering.stability import Stability, measure_stability
 from iom_platform.tables import MODEL_INPUTS
 
@@ -61,7 +62,7 @@ def test_a_refit_without_model_counts_as_nothing_alike() -> None:
     model = fit(frame, algorithm="kmeans", seed=1, **KNOBS)
     answers = iter([model, FitRefused("it finds none"), model, model])
 
-    def refit(_: pd.DataFrame) -> object:
+    def refit(_: Inputs) -> object:
         answer = next(answers)
         if isinstance(answer, FitRefused):
             raise answer
@@ -78,7 +79,7 @@ def test_many_rows_are_drawn_to_a_stated_number_and_a_seed_gives_the_same() -> N
     model = fit(frame, algorithm="kmeans", seed=1, **KNOBS)
     seen: list[int] = []
 
-    def refit(rows: pd.DataFrame) -> object:
+    def refit(rows: Inputs) -> object:
         seen.append(len(rows))
         return fit(rows, algorithm="kmeans", seed=1, **KNOBS)
 
@@ -93,13 +94,31 @@ def test_many_rows_are_drawn_to_a_stated_number_and_a_seed_gives_the_same() -> N
 def test_subsets_hold_no_row_twice() -> None:
     frame = _frame(100, 3, 0.1)
     model = fit(frame, algorithm="kmeans", seed=1, **KNOBS)
-    seen: list[pd.DataFrame] = []
+    seen: list[Inputs] = []
     for in_subsets in (True, False):
         measure_stability(
             frame, model, lambda rows: seen.append(rows) or model, iterations=1, seed=1, in_subsets=in_subsets
         )  # type: ignore[func-returns-value]
     assert [len(rows) for rows in seen] == [80, 100]
-    assert [rows.index.is_unique for rows in seen] == [True, False]
+    assert [rows.count_distinct() == len(rows) for rows in seen] == [True, False]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_refit_on_filled_inputs_is_one_on_the_rows(algorithm: str) -> None:
+    """Which saves the filling of each resample: the models are the same to the bit, nulls and a median that moves included."""
+    frame = _frame(300, 3, 0.05)
+    holes = np.random.default_rng(6).random(frame.shape) < 0.2
+    frame = frame.mask(holes)
+    drawn = np.random.default_rng(7).choice(300, 300)
+    knobs = {**KNOBS, "eps": 0.5, "weights": {"score_pct_mean": 2.0}, "pca_components": 5}
+    one, other = (
+        fit(rows, algorithm=algorithm, seed=1, **knobs) for rows in (frame.iloc[drawn], Inputs.of(frame).take(drawn))
+    )
+    for rows in (frame, Inputs.of(frame)):
+        found = [assign(model, rows) for model in (one, other)]
+        np.testing.assert_array_equal(found[0][0], found[1][0])
+        np.testing.assert_array_equal(found[0][1], found[1][1])
+    np.testing.assert_array_equal(one.predict(frame), other.predict(frame))
 
 
 def test_no_iteration_is_refused() -> None:
