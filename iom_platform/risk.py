@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # Raise it when the same rows would get another score: weights, components, applicability.
 RISK_VERSION = "1"
 LEVELS = ("LOW", "MEDIUM", "HIGH", "UNKNOWN")
+BAD_OUTCOMES = ("Fail", "Withdrawn")  # what a level warns of; only looks back read outcomes
 
 # component -> (family, weight); HIGH needs two families
 COMPONENTS: dict[str, tuple[str, float]] = {
@@ -151,7 +152,10 @@ def find_unknown(frame: pd.DataFrame) -> np.ndarray:
 
 def select_scorable(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that get a level, renumbered: they alone have a place in a training snapshot."""
-    return frame[[reason is None for reason in find_unknown(frame)]].reset_index(drop=True)
+    is_known = np.array(
+        [reason is None for reason in find_unknown(frame)], dtype=bool
+    )  # an empty list would pick columns
+    return frame[is_known].reset_index(drop=True)
 
 
 def _own_scores(values: np.ndarray, is_applicable: np.ndarray) -> np.ndarray:
@@ -385,7 +389,7 @@ def outcome_by_level(risk: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame
     rows = []
     for level in LEVELS:
         ended = joined.loc[joined["risk_level"] == level, "outcome"]
-        hits, students = int(ended.isin(["Fail", "Withdrawn"]).sum()), len(ended)
+        hits, students = int(ended.isin(BAD_OUTCOMES).sum()), len(ended)
         low, high = wilson(hits, students)
         rows.append({"risk_level": level, "students": students, "fail_or_withdrawn": hits,
                      "share": hits / students if students else None, "share_low": low, "share_high": high})  # fmt: skip

@@ -37,6 +37,9 @@ MEANING = {
     "stability_refits": "refits that this was measured on, each on at most 2,000 rows",
     "course_nmi": "0 to 1, lower is better; near 1 the clusters tell courses apart rather than students",
     "week_nmi": "0 to 1, lower is better; near 1 they tell course weeks apart",
+    "outcome_association": "0 to 1; how much the clusters told, four weeks or more before, of who would fail or withdraw: Cramér's V on enrollments "
+    "that have ended; it promotes nothing",
+    "outcome_rows": "ended enrollments that this was measured on",
 }
 PURPOSE = (
     "Groups enrollments of a running course by behavior; the risk score reads the group beside the student's own signs."

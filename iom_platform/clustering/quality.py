@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+MIN_OUTCOMES = 30  # fewer would tell of single students
+
 
 def _finite(measure: Callable[[], float]) -> float | None:
     """The measure, or None where the data leave it undefined."""
@@ -97,3 +99,24 @@ def _shared(groups: np.ndarray, labels: np.ndarray) -> float | None:
     if len(np.unique(groups)) < 2 or len(np.unique(labels)) < 2:
         return None
     return _finite(lambda: normalized_mutual_info_score(groups, labels, average_method="min"))
+
+
+def measure_outcomes(labels: np.ndarray, has_failed: np.ndarray) -> dict[str, Any]:
+    """How much clusters tell of outcomes that came later; {} for fewer than MIN_OUTCOMES rows, and where all ended alike.
+
+    labels: (n_students,) int, -1 = noise, which is a group here; has_failed: (n_students,) bool, Fail or Withdrawn.
+    outcome_association is Cramér's V, 0-1, corrected for its bias (Bergsma 2013): 0 where clusters say nothing of it,
+    also on few rows.
+    """
+    from scipy.stats.contingency import crosstab
+
+    _, counts = crosstab(np.asarray(labels), np.asarray(has_failed, dtype=bool))
+    rows = int(counts.sum())
+    if rows < MIN_OUTCOMES or counts.shape[1] < 2:
+        return {}
+    clusters, kinds = counts.shape
+    expected = counts.sum(axis=1, keepdims=True) * counts.sum(axis=0, keepdims=True) / rows
+    squared = float(((counts - expected) ** 2 / expected).sum()) / rows - (clusters - 1) * (kinds - 1) / (rows - 1)
+    least = min(n - (n - 1) ** 2 / (rows - 1) for n in (clusters, kinds)) - 1
+    association = float(np.sqrt(max(0.0, squared) / least)) if least > 0 else 0.0
+    return {"outcome_association": min(1.0, association), "outcome_rows": rows}

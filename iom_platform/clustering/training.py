@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iom_platform.clustering.algorithms import assign, find_algorithm, fit, fit_and_describe, scale
-from iom_platform.clustering.quality import measure_quality
+from iom_platform.clustering.quality import measure_outcomes, measure_quality
 from iom_platform.clustering.stability import Stability, measure_stability
 
 if TYPE_CHECKING:
@@ -44,10 +44,14 @@ def least_clusters(params: Mapping[str, Any]) -> int:
     return int(params.get("n_clusters", 2))
 
 
-def train(frame: pd.DataFrame, *, algorithm: str, seed: int, bootstrap_iterations: int = 0, **knobs: Any) -> Trained:
+def train(
+    frame: pd.DataFrame, *, algorithm: str, seed: int, bootstrap_iterations: int = 0,
+    ended: pd.DataFrame | None = None, **knobs: Any,
+) -> Trained:  # fmt: skip
     """Fit on a snapshot and measure. frame: (n_students, >= MODEL_INPUTS, course_id and course_week); else as `fit_and_describe`.
 
-    bootstrap_iterations: refits by which stability is measured; 0 for none.
+    bootstrap_iterations: refits by which stability is measured; 0 for none. ended: (n, >= MODEL_INPUTS and has_failed),
+    rows of students whose outcome is known: the model assigns them, and none is fitted on.
     """
     fitted = fit_and_describe(frame, algorithm=algorithm, seed=seed, **knobs)
     labels, _ = assign(fitted.model, frame)
@@ -56,6 +60,8 @@ def train(frame: pd.DataFrame, *, algorithm: str, seed: int, bootstrap_iteration
         scaled, labels, seed=seed, estimator=fitted.model[-1],
         course_ids=frame["course_id"].to_numpy(), course_weeks=frame["course_week"].to_numpy(), agreement=fitted.agreement,
     )  # fmt: skip
+    if ended is not None:
+        quality |= measure_outcomes(assign(fitted.model, ended)[0], ended["has_failed"].to_numpy())
     if bootstrap_iterations:
         stability = measure_stability(
             frame, fitted.model, lambda rows: fit(rows, algorithm=algorithm, seed=seed, **knobs),

@@ -27,6 +27,7 @@ from iom_platform.tables import (
     MODEL_NAME,
     PROFILES,
     PROMOTIONS,
+    STUDENT_OUTCOME,
     Table,
 )
 
@@ -54,7 +55,7 @@ class FitConfig(dg.Config):
 
 
 @dg.multi_asset(
-    specs=[_spec(PROMOTIONS, ANONYMIZED_STUDENT_TERM), _spec(LINEAGE, ANONYMIZED_STUDENT_TERM)],
+    specs=[_spec(PROMOTIONS, ANONYMIZED_STUDENT_TERM, STUDENT_OUTCOME), _spec(LINEAGE, ANONYMIZED_STUDENT_TERM)],
     check_specs=[
         check_spec(PROMOTIONS, SILHOUETTE_CHECK, "Silhouette of the champion is at least validation.min_silhouette_score; warns.", blocking=False),
         check_spec(PROMOTIONS, COURSES, "The model that was fitted, else the champion, tells students apart rather than courses or weeks: validation.max_course_nmi.", blocking=False),

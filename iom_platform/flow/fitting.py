@@ -46,7 +46,9 @@ def fit_each(
     for params in asked:
         name = name_fit(params)
         try:
-            fits.append(Fit(params, train(snapshot.frame, **params, bootstrap_iterations=iterations)))
+            fits.append(
+                Fit(params, train(snapshot.frame, **params, bootstrap_iterations=iterations, ended=snapshot.ended))
+            )
         except FitRefused as error:  # no fault: a small cohort, say, has no dense groups
             context.log.info(f"{name} finds no clusters: {error}")
         except Exception as error:  # whose message may quote a value
@@ -173,7 +175,7 @@ def _tabulate(fits: Sequence[Fit], choice: Choice) -> "pd.DataFrame":
     import pandas as pd
 
     shown = ("clusters", "stability_ari_mean", "stability_ari_low", "stability_jaccard_least", "silhouette", "noise_share",
-             "course_nmi", "week_nmi")  # fmt: skip
+             "course_nmi", "week_nmi", "outcome_association")  # fmt: skip
     rows = [
         {"candidate": str(fit.candidate), "algorithm": fit.params["algorithm"], "n_clusters": fit.params.get("n_clusters"),
          **{name: fit.trained.quality.get(name) for name in shown}, "is_chosen": place == choice.place}

@@ -12,7 +12,7 @@ import dagster as dg
 
 from iom_platform.clustering.selection import AUTO, Choice, Limits, choose, list_candidates, read_params
 from iom_platform.flow.clock import utc_now
-from iom_platform.flow.cohort import Snapshot, read_cohort, take_snapshot
+from iom_platform.flow.cohort import Snapshot, read_cohort, read_ended, take_snapshot
 from iom_platform.flow.fitting import Fit, fit_each, log_fit, log_others, open_selection, tell_selection
 from iom_platform.flow.lineage import read_uids, trace_lineage
 from iom_platform.flow.resources import refusal
@@ -51,7 +51,7 @@ def see_to_champion(context: dg.AssetExecutionContext, settings: Settings, as_of
         champion = champion_for(conn, MODEL_NAME, as_of_on)
     if champion and not refit:
         return Decision(champion, f"{_kept(champion)}, trained as of {champion['trained_as_of']}")
-    snapshot = take_snapshot(read_cohort(settings, as_of_on), as_of_on, context.run_id)
+    snapshot = take_snapshot(read_cohort(settings, as_of_on), as_of_on, context.run_id, read_ended(settings, as_of_on))
     wanted, rows = list_asked(settings), len(snapshot.frame)
     asked = [params for params in wanted if rows >= ROWS_PER_CLUSTER * least_clusters(params)]
     if not asked:
@@ -135,7 +135,7 @@ def _choose(
     else:
         (params,) = asked
         try:
-            fits = [Fit(params, train(snapshot.frame, **params, bootstrap_iterations=iterations))]
+            fits = [Fit(params, train(snapshot.frame, **params, bootstrap_iterations=iterations, ended=snapshot.ended))]
         except ValueError as error:
             raise refusal(f"{params['algorithm']} could not be fitted: {error}.") from None
         beside = fit_each(context, snapshot, [method] if method and is_other else [], iterations=iterations)

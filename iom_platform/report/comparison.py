@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from iom_platform.report.levels import KEY, KNOWN
 from iom_platform.report.shares import Share
+from iom_platform.risk import BAD_OUTCOMES
 
 if TYPE_CHECKING:
     import pandas as pd
 
 INACTIVE_DAYS = 7
-BAD_ENDS = ("Fail", "Withdrawn")
 HIGH_RULE = "Level HIGH"
 SEVEN_DAY_RULE = f"No activity for {INACTIVE_DAYS} days or more"
 SAME_NUMBER_RULE = "Highest scores, as many as the seven-day rule flags"
@@ -78,7 +78,7 @@ def compare_flags(risk: pd.DataFrame, terms: pd.DataFrame, truth: pd.DataFrame) 
     rows[SEVEN_DAY_RULE] = flag_inactive(rows)
     ranks = rows["risk_score"].rank(method="first", ascending=False)
     rows[SAME_NUMBER_RULE] = ranks <= rows[SEVEN_DAY_RULE].sum()
-    rows["ended_badly"] = rows["outcome"].isin(BAD_ENDS)
+    rows["ended_badly"] = rows["outcome"].isin(BAD_OUTCOMES)
     onset = rows["onset_of_disengagement_day"]
     groups = {
         "Had begun to disengage by this day": onset <= rows["course_day"],

@@ -24,6 +24,12 @@ MEASURES: dict[str, tuple[str, str]] = {
     "agreement_with_method": ("Agreement with the method", "How alike the groups are to those that the method found before a rule for later days stood in for it: 1 is the same, 0 is chance."),
     "course_nmi": ("Overlap with courses", "0: groups cut across courses, as they should; near 1: they tell courses apart rather than students."),
     "week_nmi": ("Overlap with course weeks", "The same for the week that the course is in."),
+    "outcome_association": ("Association with outcomes", "How much the groups told, four weeks or more before, of who would fail or withdraw: 0 is nothing, 1 is all. Measured on ended courses; no choice is made by it."),
+    "outcome_rows": ("Ended enrollments", "How many that was measured on."),
+    "stability_ari_mean": ("Stability", "How alike the groups of refits on resampled students are: 1 is the same groups each time, 0 is chance."),
+    "stability_ari_low": ("Stability, worst twentieth", "The same of the refits that agree least."),
+    "stability_jaccard_least": ("Least stable group", "How much of the group that comes again the least does: over 0.75 it comes again, under 0.5 it dissolves."),
+    "stability_refits": ("Refits", "How many refits that was measured on."),
     "is_converged": ("Settled", "Whether the fit came to rest (1) or was cut off (0)."),
 }  # fmt: skip
 

@@ -12,33 +12,48 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pandas as pd
 import pytest
 
+from iom_platform.clustering.algorithms import assign
+from iom_platform.clustering.quality import measure_outcomes
 from iom_platform.extract.synthetic import TwinKnobs, write_twin
 from iom_platform.extract.twin.archetypes import ARCHETYPES
-from iom_platform.flow.cohort import read_cohort
+from iom_platform.flow.cohort import read_cohort, read_ended
+from iom_platform.flow.jobs import OF_LEARNERS
 from iom_platform.flow.override import promote_version
 from iom_platform.storage import promotions, record, warehouse
 from iom_platform.storage.model_registry import Registry
-from iom_platform.tables import ASSIGNMENTS, MODEL_INPUTS, MODEL_NAME, PROFILES, STUDENT_RISK
+from iom_platform.tables import ASSIGNMENTS, MODEL_INPUTS, MODEL_NAME, PROFILES, STUDENT_OUTCOME, STUDENT_RISK
 from tests.spine import Spine, red_checks, set_columns, spine_at, succeed
 
 DAY = date(2026, 5, 1)
 BEFORE = DAY - timedelta(days=7)
+LONG_BEFORE = date(2025, 12, 19)  # a course ran whose outcomes are known by DAY
 WHY = ("--reason", "the groups say less")
+FEATURES = dg.AssetSelection.groups("features", "privacy") - OF_LEARNERS
+MODELS = dg.AssetSelection.groups("clustering", "risk") - OF_LEARNERS
 
 
 @pytest.fixture(scope="module")
 def spine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spine]:
-    """Two days that version 1 scored, which was trained on the first."""
+    """Two days that version 1 scored, which was trained on the first; of a day long before there are features alone."""
     folder = tmp_path_factory.mktemp("champions")
     write_twin(folder / "twin", students=250, seed=7, through=DAY)
     with spine_at(folder / "home") as platform:
         succeed(platform.land(folder / "twin", DAY))
+        succeed(platform.run_part(FEATURES, LONG_BEFORE))
         for day in (BEFORE, DAY):
             succeed(platform.score(day))
         yield platform
+
+
+def refit(spine: Spine) -> dg.ExecuteInProcessResult:
+    """The day's model fitted anew, and what follows; the features are those that the day has."""
+    result = spine.run_part(MODELS, DAY, {"fit_model": {"config": {"refit": True}}})
+    succeed(result)
+    return result
 
 
 def published(spine: Spine, day: date = DAY) -> dict[str, str]:
@@ -82,7 +97,7 @@ def changed(spine: Spine) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IOM_CLUSTERING__N_CLUSTERS", "3")
         patch.setenv("IOM_CLUSTERING__CANDIDATES", "gmm")
-        succeed(spine.score(DAY, refit=True))
+        refit(spine)
     found |= {"refit": published(spine), "refit by": versions(spine), "refit aliases": aliases(spine)}
     found["rollback said"] = models("rollback", *WHY)
     found |= {"back": published(spine), "back by": versions(spine), "back aliases": aliases(spine)}
@@ -151,6 +166,28 @@ def test_the_fits_of_a_decision_are_nested_in_its_run(spine: Spine, changed: dic
     }  # fmt: skip
 
 
+def test_outcomes_that_are_known_measure_a_fit_and_are_no_part_of_it(spine: Spine, changed: dict[str, Any]) -> None:
+    """Of students whose course has ended, as they were four weeks before or earlier; a day that knows of none measures none."""
+    ended = read_ended(spine.settings, DAY)
+    with warehouse.open_warehouse(spine.settings, purpose="look at outcomes", write=False) as con:
+        known = warehouse.read_table(con, STUDENT_OUTCOME, DAY)
+    joined = ended.merge(known, on=["student_pseudonym", "course_id"], suffixes=("", "_known"), validate="one_to_one")
+    assert len(joined) == len(ended) >= 30 and set(ended["as_of_on"].dt.date) == {LONG_BEFORE}
+    late = pd.to_datetime(joined["outcome_known_on"]) - pd.to_datetime(joined["as_of_on"])
+    assert late.min() >= pd.Timedelta(days=28)
+    assert (joined["has_failed"] == joined["outcome_known"].isin(["Fail", "Withdrawn"])).all()
+    assert 0 < joined["has_failed"].sum() < len(joined)
+    assert read_ended(spine.settings, LONG_BEFORE).empty
+    registry = Registry.of(spine.settings)
+    with record.open_record(spine.settings) as conn:
+        first, second = (promotions.find_promotion(conn, MODEL_NAME, version) for version in (1, 2))
+    assert first is not None and second is not None
+    measured = registry.metrics(second["mlflow_run_id"])
+    model, _ = registry.load_model(MODEL_NAME, 2)
+    wanted = measure_outcomes(assign(model, ended)[0], ended["has_failed"].to_numpy())
+    assert {name: measured[name] for name in wanted} == pytest.approx(wanted) and wanted["outcome_rows"] == len(ended)
+
+
 def test_the_champion_gives_the_published_labels_in_another_process(
     spine: Spine, changed: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -178,8 +215,7 @@ def test_a_fit_that_is_refused_waits_as_challenger_and_the_champion_goes_on(
 ) -> None:
     monkeypatch.setenv("IOM_VALIDATION__MIN_STABILITY", "0.9999")
     monkeypatch.setenv("IOM_CLUSTERING__N_CLUSTERS", "5")
-    result = spine.score(DAY, refit=True)
-    succeed(result)
+    result = refit(spine)
     assert red_checks(result) == {("clustering/promotions", "stability")}
     assert aliases(spine) == {"champion": 2, "challenger": 3}
     assert published(spine) == changed["again"]
@@ -241,8 +277,7 @@ def test_the_rule_chooses_among_candidates_and_the_champions_method(
     monkeypatch.setenv("IOM_CLUSTERING__ALGORITHM", "auto")
     monkeypatch.setenv("IOM_CLUSTERING__CANDIDATES", "gmm")
     monkeypatch.setenv("IOM_CLUSTERING__N_CLUSTERS_RANGE", "2,2")
-    result = spine.score(DAY, refit=True)
-    succeed(result)
+    refit(spine)
     registry = Registry.of(spine.settings)
     runs = registry._client().search_runs([str(registry.experiment_id(MODEL_NAME))], order_by=["start_time DESC"])
     last = next(run for run in runs if "decision" in run.data.tags)

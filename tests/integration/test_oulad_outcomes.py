@@ -5,21 +5,26 @@ too; docs/validation.md says how to make the subset. `pytest -s` shows the table
 tuned until it passes: a level that fails is a finding.
 """
 
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
+import dagster as dg
 import pandas as pd
 import pytest
 
+from iom_platform.clustering.algorithms import ALGORITHMS
+from iom_platform.flow.jobs import OF_LEARNERS
 from iom_platform.report.comparison import compare_flags
 from iom_platform.risk import LEVELS, NOT_OBSERVED, outcome_by_level
 from iom_platform.settings import PROJECT_ROOT
 from iom_platform.storage import record, warehouse
-from iom_platform.tables import ANONYMIZED_STUDENT_TERM, PROMOTIONS, STUDENT_RISK
-from tests.spine import spine_at, succeed
+from iom_platform.storage.model_registry import Registry
+from iom_platform.tables import ANONYMIZED_STUDENT_TERM, MODEL_NAME, PROMOTIONS, STUDENT_RISK
+from tests.spine import Spine, spine_at, succeed
 
 OULAD = Path(os.environ.get("IOM_TEST_DATA", PROJECT_ROOT.parent / "shared" / "data")) / "oulad"
 PUBLISHED_ON = date(2017, 11, 28)
@@ -50,6 +55,7 @@ class Scored:
     observed_courses: set[str]
     submissions: dict[date, pd.Series]
     trained_as_of: dict[int, date]
+    candidates: pd.DataFrame
 
     def levels(self, day: date) -> pd.DataFrame:
         return outcome_by_level(self.risk[day], self.outcomes).set_index("risk_level").loc[list(LEVELS)]
@@ -101,7 +107,21 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scored]:
         trained = {
             v: pd.Timestamp(d).date() for v, d in zip(promoted["model_version"], promoted["trained_as_of"], strict=True)
         }
-        yield Scored(risk, terms, outcomes, cohorts, observed, submissions, trained)
+        yield Scored(risk, terms, outcomes, cohorts, observed, submissions, trained, _choose_among_all(spine))
+
+
+def _choose_among_all(spine: Spine) -> pd.DataFrame:
+    """What the rule compared on the largest day where the settings leave it the choice among every algorithm, as MLflow has it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IOM_CLUSTERING__ALGORITHM", "auto")
+        patch.setenv("IOM_CLUSTERING__CANDIDATES", ",".join(ALGORITHMS))
+        patch.setenv("IOM_VALIDATION__BOOTSTRAP_ITERATIONS", "20")
+        models = dg.AssetSelection.groups("clustering", "risk") - OF_LEARNERS
+        succeed(spine.run_part(models, max(COHORTS), {"fit_model": {"config": {"refit": True}}}))
+    registry = Registry.of(spine.settings)
+    runs = registry._client().search_runs([str(registry.experiment_id(MODEL_NAME))], order_by=["start_time DESC"])
+    selection = next(run for run in runs if "decision" in run.data.tags)
+    return pd.read_csv(io.BytesIO(registry.artifact(selection.info.run_id, "candidates.csv")))
 
 
 def test_print_the_table(scored: Scored) -> None:
@@ -179,3 +199,13 @@ def test_the_model_was_trained_on_or_before_the_day(scored: Scored, day: date) -
     used = scored.risk[day]["model_version"].dropna().astype(int).unique()
     assert len(used) == 1
     assert scored.trained_as_of[used[0]] <= day
+
+
+def test_five_algorithms_are_candidates_of_one_selection(scored: Scored) -> None:
+    found = scored.candidates
+    print("\n", found.drop(columns=["algorithm", "n_clusters"]).to_markdown(index=False, floatfmt=".2f"))
+    assert set(found["algorithm"]) == set(ALGORITHMS) and found["is_chosen"].sum() == 1
+    assert found.groupby("algorithm").size().loc[["kmeans", "gmm", "hierarchical"]].eq(4).all()
+    assert found["stability_ari_mean"].between(-1, 1).all() and found["silhouette"].between(-1, 1).all()
+    # of who was scored in May 2013 the course ended before the day
+    assert found["outcome_association"].between(0, 1).all()

@@ -6,7 +6,7 @@ from sklearn import metrics
 from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture
 
-from iom_platform.clustering.quality import measure_quality
+from iom_platform.clustering.quality import MIN_OUTCOMES, measure_outcomes, measure_quality
 
 
 def make_blobs(rows: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -78,3 +78,33 @@ def test_undefined_is_none_without_a_crash(scaled: np.ndarray, labels: np.ndarra
     assert found["davies_bouldin"] is None
     assert found["calinski_harabasz"] is None
     assert found["silhouette"] in (None, 0.0)
+
+
+# -- outcomes that came later --------------------------------------------------------------------------
+
+
+def test_clusters_that_say_all_of_the_outcome_have_an_association_of_one_and_others_of_none() -> None:
+    failed = np.arange(300) % 3 == 0
+    assert measure_outcomes(failed.astype(int), failed) == {"outcome_association": 1.0, "outcome_rows": 300}
+    rng = np.random.default_rng(4)
+    by_chance = [measure_outcomes(rng.integers(-1, 5, 60), rng.random(60) < 0.4) for _ in range(200)]
+    # without the correction the mean is above 0.25
+    assert np.mean([found["outcome_association"] for found in by_chance]) < 0.12
+    assert measure_outcomes(np.zeros(300), failed)["outcome_association"] == 0
+
+
+def test_of_many_rows_the_association_is_cramers_v() -> None:
+    from scipy.stats.contingency import association, crosstab
+
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 4, 20_000)
+    failed = rng.random(20_000) < np.array([0.1, 0.2, 0.4, 0.7])[labels]
+    wanted = association(crosstab(labels, failed).count, method="cramer")
+    assert measure_outcomes(labels, failed)["outcome_association"] == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "failed", [np.arange(MIN_OUTCOMES - 1) % 2 == 0, np.zeros(300, dtype=bool), np.empty(0, dtype=bool)]
+)
+def test_of_few_outcomes_and_of_one_alone_nothing_is_said(failed: np.ndarray) -> None:
+    assert measure_outcomes(np.arange(len(failed)) % 3, failed) == {}

@@ -5,7 +5,7 @@ import pandas as pd
 
 from iom_platform.clustering.card import MEANING, write_model_card
 from iom_platform.clustering.profiles import profile_clusters
-from iom_platform.clustering.quality import measure_quality
+from iom_platform.clustering.quality import measure_outcomes, measure_quality
 from iom_platform.clustering.stability import Stability
 from iom_platform.tables import MODEL_INPUTS
 
@@ -28,7 +28,7 @@ def _card(students: int = 40, **quality: float | None) -> str:
 def test_every_measure_has_a_meaning() -> None:
     measured = measure_quality(np.empty((0, len(MODEL_INPUTS))), np.empty(0), seed=1)
     stability = Stability(np.ones(2), {0: 1.0}, refused=0, rows=9).measures()
-    assert set(measured) | set(stability) == set(MEANING)
+    assert {*measured, *stability, *measure_outcomes(np.arange(60) % 3, np.arange(60) % 2)} == set(MEANING)
 
 
 def test_it_names_snapshot_parameters_measures_clusters_and_cut_offs() -> None:

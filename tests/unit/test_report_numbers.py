@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from iom_platform.clustering.profiles import describe_cluster
-from iom_platform.clustering.quality import measure_quality
+from iom_platform.clustering.quality import measure_outcomes, measure_quality
+from iom_platform.clustering.stability import Stability
 from iom_platform.report.clusters import choose_shown, describe_clusters, say_shares
 from iom_platform.report.comparison import compare_flags, flag_inactive, say_verdict
 from iom_platform.report.deliveries import find_stale, list_deliveries, list_rejections
@@ -327,7 +328,8 @@ def test_every_logged_measure_has_its_words() -> None:
     frame = pd.DataFrame(np.random.default_rng(1).normal(size=(60, 7)))
     frame.columns = pd.Index([f"x{i}" for i in range(7)])
     measured = measure_quality(frame.to_numpy(), np.arange(60) % 3, seed=1)
-    assert set(measured) == set(MEASURES)
+    stability = Stability(np.ones(2), {0: 1.0}, refused=0, rows=9).measures()
+    assert {*measured, *stability, *measure_outcomes(np.arange(60) % 3, np.arange(60) % 2)} == set(MEASURES)
     assert [row[:2] for row in explain_measures({"silhouette": 0.314, "rows": 1200.0, "odd": 2.5})] == [
         ("Students it was trained on", "1,200"), ("Silhouette", "0.31"), ("odd", "2.50"),
     ]  # fmt: skip

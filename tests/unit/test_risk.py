@@ -220,6 +220,12 @@ def test_days_enrolled_say_what_the_day_of_registration_said(day: int, since: in
     assert risk.find_unknown(row).tolist() == [wanted]
 
 
+def test_of_no_row_a_snapshot_is_none_with_the_same_columns() -> None:
+    nobody = pd.DataFrame([GOOD]).iloc[:0]
+    assert risk.select_scorable(nobody).columns.tolist() == list(GOOD)
+    assert len(risk.select_scorable(pd.DataFrame([GOOD, {**GOOD, "course_day": 3}]))) == 1
+
+
 def test_personal_attributes_are_not_read() -> None:
     frame, labels = make_cohort()
     personal = [c for c in (*QUASI_IDENTIFIERS, "disability") if c != "course_id"]
