@@ -22,8 +22,10 @@ demo: $(READY) ## Set up, generate a term of students, run the whole graph
 	$(BIN)/iom demo
 
 test: $(READY) ## Set up and run the tests
-	$(BIN)/pytest -n 6 --dist loadfile --no-loadscope-reorder --benchmark --ignore=tests/unit
-	$(BIN)/pytest -n 3 --dist loadfile tests/unit --cov=iom_platform --cov-fail-under=68
+	@echo "tests/unit runs beside the tests of whole platforms, on what these leave idle; what it said follows at the end."
+	@$(BIN)/pytest tests/unit --cov=iom_platform --cov-fail-under=68 > .venv/unit-tests.log 2>&1 & unit=$$!; \
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder --benchmark --ignore=tests/unit; rest=$$?; \
+	wait $$unit; unit=$$?; cat .venv/unit-tests.log; exit $$((rest + unit))
 
 check: $(READY) ## Lint, types, import law, docs and graph tests
 	$(BIN)/ruff check iom_platform tests docs
