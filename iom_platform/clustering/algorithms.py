@@ -107,8 +107,8 @@ def _reorder_kmeans(estimator: Any, order: np.ndarray) -> None:
 def _build_gmm(n_clusters: int, max_iterations: int, seed: int) -> Any:
     from sklearn.mixture import GaussianMixture
 
-    # Inputs pile up at 0 and 1, where a component would shrink without end: a standard deviation of 0.03 of an input's
-    # range is its floor.
+    # Inputs pile up at 0 and 1, where a component would shrink without end: a standard deviation of 0.03 of a scaled
+    # input's unit, its range by default, is its floor.
     return GaussianMixture(n_components=n_clusters, max_iter=max_iterations, covariance_type="full", reg_covar=1e-3,
                            n_init=5, tol=1e-4, random_state=seed)  # fmt: skip
 
@@ -259,9 +259,9 @@ def fit_and_describe(
 ) -> Fitted:
     """Fit preprocessing and estimator on a training snapshot.
 
-    frame: (n_students, >= MODEL_INPUTS), nulls allowed, or the inputs of one; the order of rows does not matter. knobs: as the settings
-    `clustering.*`; those of other algorithms are ignored, so n_clusters means nothing to dbscan and hdbscan. max_rows: in
-    place of the registry's. The model is a Pipeline with the steps `scale` and `cluster`, float64, fitted on one thread,
+    frame: (n_students, >= MODEL_INPUTS), nulls allowed, or the inputs of one; the order of rows does not matter. knobs: as
+    the settings `clustering.*`; those of other algorithms are ignored, so n_clusters means nothing to dbscan and hdbscan.
+    max_rows: in place of the registry's. The model is a Pipeline with the steps `scale` and `cluster`, float64, fitted on one thread,
     clusters numbered from the most active one; it holds no row. A column without a value stays constant. Raises
     FitRefused, a ValueError, for an empty frame, no value at all, fewer distinct rows than clusters, and fewer than two
     clusters that are large enough for a center; ValueError for an absent or non-finite input; else as `select_params`.

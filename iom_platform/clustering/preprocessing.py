@@ -111,9 +111,9 @@ def build_scaling(
 ) -> Pipeline:
     """What is learned from filled rows: medians, scaling and, where asked for, weights and principal components.
 
-    Arguments as `select_preparation` returns them. By default each input is brought to 0-1 and clipped to the range of the training snapshot. The range is used rather
-    than the standard deviation, since the inputs are bounded by construction, and a column that hardly varied at training
-    would otherwise rule the distances of every later day.
+    Arguments as `select_preparation` returns them. By default each input is brought to 0-1 and clipped to the range of the
+    training snapshot. The range is used rather than the standard deviation, since the inputs are bounded by construction,
+    and a column that hardly varied at training would otherwise rule the distances of every later day.
     """
     from sklearn import preprocessing
     from sklearn.compose import ColumnTransformer
@@ -182,7 +182,8 @@ def _build_filling() -> Any:
     # a day more matters on the second day and hardly on the hundredth
     steps_of = {"days_since_last_activity": [FunctionTransformer(np.log1p)]}
     parts = []
-    for name, meaning in MEANING_OF_NULL.items():
+    for name in MODEL_INPUTS:
+        meaning = MEANING_OF_NULL[name]
         fill = SimpleImputer(strategy="constant", fill_value=meaning, keep_empty_features=True)
         steps = [as_floats] if meaning is None else [fill, *steps_of.get(name, [])]
         parts.append((name, make_pipeline(as_numbers, *steps), name))

@@ -221,9 +221,15 @@ def test_a_fit_that_is_refused_waits_as_challenger_and_the_champion_goes_on(
     assert published(spine) == changed["again"]
     (check,) = (c for c in result.get_asset_check_evaluations() if c.check_name == "stability")
     assert "below validation.min_stability 0.9999" in str(check.metadata["found"].value)
+    # the champion is held against the settings as they are now, whether anything was fitted or not
+    kept = spine.run_part(dg.AssetSelection.assets(["clustering", "promotions"], ["clustering", "lineage"]), DAY)
+    assert kept.success and red_checks(kept) == {("clustering/promotions", "stability")}
     code, found = models("promote", "3", "--reason", "we know better")
     assert code == 0, found
     assert versions(spine) == {3}
+    with record.open_record(spine.settings) as conn:
+        lineage = promotions.read_lineage(conn, MODEL_NAME, 3)
+    assert set(lineage["former_version"]) == {2} and set(lineage["change"]) != {"born"}
     assert aliases(spine) == {"champion": 3}
 
 

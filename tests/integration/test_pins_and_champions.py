@@ -149,6 +149,35 @@ def test_too_few_rows_fit_no_model_and_keep_the_champion(
     assert found.how.startswith(said)
 
 
+def test_of_few_rows_the_rule_chooses_among_few_clusters(spine: Spine, no_record: pytest.MonkeyPatch) -> None:
+    snapshot = Snapshot(pd.DataFrame(index=range(ROWS_PER_CLUSTER * 4)), DAY, "digest", "a-run")
+    asked = spine.settings.clustering.model_copy(
+        update={"algorithm": "auto", "candidates": ("kmeans", "hdbscan"), "n_clusters_range": (3, 6)}
+    )
+    no_record.setattr(promotions, "champion_for", lambda *_: None)
+    for name, found in (("read_cohort", None), ("read_ended", None), ("take_snapshot", snapshot)):
+        no_record.setattr(promotion, name, lambda *_, found=found: found)
+    no_record.setattr(promotion, "open_selection", _nothing)
+    no_record.setattr(promotion, "_decide", lambda _context, _settings, _snapshot, asked, *_, **__: asked)
+    settings = spine.settings.model_copy(update={"clustering": asked})
+    tried: Any = promotion.see_to_champion(CONTEXT, settings, DAY, refit=False)
+    assert [(params["algorithm"], params.get("n_clusters")) for params in tried] == [
+        ("kmeans", 3), ("kmeans", 4), ("hdbscan", None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("refit", "version"), [(False, 3), (True, 9)])
+def test_a_version_that_a_killed_run_left_is_used_unless_a_refit_is_forced(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch, refit: bool, version: int
+) -> None:
+    left: Any = SimpleNamespace(find_version_by_fit_key=lambda *_: {"model_version": 3})
+    monkeypatch.setattr(promotion, "_registry", lambda _: left)
+    monkeypatch.setattr(promotion, "log_fit", lambda *_, **__: {"model_version": 9})
+    fit: Any = SimpleNamespace(params=select_params("kmeans", Clustering().knobs))
+    snapshot = Snapshot(pd.DataFrame(), DAY, "digest", "a-run")
+    assert promotion._register(spine.settings, snapshot, fit, "a-selection", refit=refit) == {"model_version": version}
+
+
 @pytest.mark.parametrize(
     ("error", "level", "said"),
     [
