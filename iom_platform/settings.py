@@ -7,6 +7,7 @@ import difflib
 import json
 import os
 import re
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -95,14 +96,22 @@ class Clustering(_Section):
                 raise ValueError(f"{name!r} is no model input; the nearest is {near!r}")
         return value
 
-    @field_validator("pca_components")
+    @field_validator("pca_components", mode="before")
     @classmethod
-    def _components_are_a_number_or_a_share(cls, value: float | None) -> float | None:
-        if value is not None and not (0 < value < 1 or (isinstance(value, int) and 1 <= value <= len(MODEL_INPUTS))):
+    def _components_are_a_number_or_a_share(cls, value: Any) -> Any:
+        """A variable holds a number as `3`, a share as `0.9`, and none as `null`."""
+        if isinstance(value, str) and value.strip().lower() in ("", "null", "none"):
+            return None
+        found = value
+        if isinstance(value, str):
+            with suppress(ValueError):
+                found = float(value) if "." in value else int(value)
+        is_number = isinstance(found, int) and not isinstance(found, bool) and 1 <= found <= len(MODEL_INPUTS)
+        if found is not None and not is_number and not (isinstance(found, float) and 0 < found < 1):
             raise ValueError(
                 f"{value} is neither a number of components from 1 to {len(MODEL_INPUTS)}, nor a share of variance between 0 and 1"
             )
-        return value
+        return found
 
     @property
     def knobs(self) -> dict[str, Any]:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 CODE_VERSION = "2"
 
 # Types that skops does not trust by itself and that this module's pipelines hold (the imputer keeps its dtype).
-TRUSTED_TYPES = ("numpy.dtype", "pandas.DataFrame")
+TRUSTED_TYPES = ("numpy.clip", "numpy.dtype", "pandas.DataFrame")
 
 # of the distances to the min_samples-th nearest row, itself among them, where DBSCAN's eps is not given
 EPS_QUANTILE = 0.5
@@ -365,14 +365,20 @@ def find_and_summarize(
     return classifier, float(adjusted_rand_score(exact, classifier.predict(rows)))
 
 
-def scale(model: Pipeline, frame: pd.DataFrame | Inputs) -> np.ndarray:
-    """The matrix that the estimator sees. Returns (n_students, n_inputs) float64, columns as MODEL_INPUTS or the components of them."""
+def scale(model: Pipeline, frame: pd.DataFrame | Inputs, *, project: bool = True) -> np.ndarray:
+    """The matrix that the estimator sees. Returns (n_students, n_inputs) float64, columns as MODEL_INPUTS or the components of them.
+
+    project: False for the inputs themselves where the model has components.
+    """
     rows = frame if isinstance(frame, Inputs) else select_inputs(frame)
     if not len(rows):
         return np.empty((0, len(MODEL_INPUTS)))
+    steps = model["scale"]
+    if not project and steps.steps[-1][0] == "components":
+        steps = steps[:-1]
     with _one_thread():
         # what is filled already needs the steps after that alone
-        found = model[0][1:].transform(rows.filled) if isinstance(rows, Inputs) else model[:-1].transform(rows)
+        found = steps[1:].transform(rows.filled) if isinstance(rows, Inputs) else steps.transform(rows)
     return np.asarray(found, dtype=np.float64)
 
 

@@ -32,7 +32,7 @@ def plot_fit(trained: Trained, *, k: int, seed: int) -> dict[str, bytes]:
     """The pictures that a fit allows, by file name; k: as the settings `privacy.k`, seed: as the fit's."""
     pictures = {
         "silhouette.png": plot_silhouette(trained.scaled, trained.labels, k=k, seed=seed),
-        "components.png": plot_components(trained.scaled, trained.labels, k=k),
+        "components.png": plot_components(trained.unprojected, trained.labels, k=k),
         "stability.png": plot_stability(trained.stability) if trained.stability else None,
     }
     return {name: png for name, png in pictures.items() if png}
@@ -134,7 +134,7 @@ def average_in_groups(values: np.ndarray, k: int) -> np.ndarray:
 def plot_components(scaled: np.ndarray, labels: np.ndarray, *, k: int) -> bytes | None:
     """Where each cluster lies dense on the first two principal components; None where they are undefined.
 
-    scaled, labels: as for `plot_silhouette`; noise has a panel of its own. A cell is drawn where k or more students of the
+    scaled: (n_students, n_inputs), columns as MODEL_INPUTS; labels: as for `plot_silhouette`; noise has a panel of its own. A cell is drawn where k or more students of the
     cluster are in it, gray where that many of all are. Clusters under k are left out, and so are those beyond the largest
     MAX_PANELS.
     """

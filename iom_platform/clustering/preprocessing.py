@@ -25,8 +25,12 @@ NEVER_ACTIVE_DAYS = 365.0
 # of an input or a feature; beyond them it would rule alone, or be as good as left out
 LEAST_WEIGHT, MOST_WEIGHT = 0.01, 100.0
 
-# as scikit-learn's MinMaxScaler, clipped, its StandardScaler and its RobustScaler
+# 0-1 of the training range, clipped, as scikit-learn's MinMaxScaler; the others rescale that as StandardScaler and RobustScaler
 SCALINGS = ("range", "standard", "robust")
+
+# of a robust scaling, in quartile ranges from the median, about the fences of Tukey (1977): an input that half of the
+# students share would otherwise rule all distances
+ROBUST_BOUND = 2.0
 
 # how inputs are prepared where nothing else is asked for; what is the default is no parameter of a fit
 DEFAULTS: Mapping[str, Any] = {"weights": None, "scaling": "range", "pca_components": None}
@@ -48,7 +52,12 @@ def select_inputs(frame: pd.DataFrame) -> pd.DataFrame:
     absent = [name for name in MODEL_INPUTS if name not in frame.columns]
     if absent:
         raise ValueError(f"the frame lacks the model input {absent[0]}; select it from anonymized/student_term")
-    inputs = frame.loc[:, list(MODEL_INPUTS)].astype("float64")
+    try:
+        inputs = frame.loc[:, list(MODEL_INPUTS)].astype("float64")
+    except (TypeError, ValueError):  # whose message quotes the value
+        raise ValueError(
+            "a model input holds something that is no number; every one is a number or null in anonymized/student_term"
+        ) from None
     for name in MODEL_INPUTS:
         values = inputs[name].to_numpy()
         if (np.abs(values[~np.isnan(values)]) > np.finfo(np.float32).max).any():
@@ -72,6 +81,8 @@ def select_preparation(knobs: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"clustering.scaling is {asked['scaling']!r}; use one of {', '.join(SCALINGS)}")
     _check_components(asked["pca_components"])
     asked["weights"] = _select_weights(asked["weights"])
+    if (components := asked["pca_components"]) is not None:
+        asked["pca_components"] = int(components) if isinstance(components, Integral) else float(components)
     return {name: value for name, value in asked.items() if value != DEFAULTS[name]}
 
 
@@ -111,9 +122,10 @@ def build_scaling(
 ) -> Pipeline:
     """What is learned from filled rows: medians, scaling and, where asked for, weights and principal components.
 
-    Arguments as `select_preparation` returns them. By default each input is brought to 0-1 and clipped to the range of the
-    training snapshot. The range is used rather than the standard deviation, since the inputs are bounded by construction,
-    and a column that hardly varied at training would otherwise rule the distances of every later day.
+    Arguments as `select_preparation` returns them. Each input is brought to 0-1 and clipped to the range of the training
+    snapshot, whatever rescales it then, so that no later day has a row that is further away than training rows were. By
+    default nothing rescales it: the inputs are bounded by construction, and by its standard deviation a column that hardly
+    varied at training would rule the distances.
     """
     from sklearn import preprocessing
     from sklearn.compose import ColumnTransformer
@@ -121,15 +133,16 @@ def build_scaling(
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import Pipeline
 
-    scalers = {
-        "range": preprocessing.MinMaxScaler(clip=True),
-        "standard": preprocessing.StandardScaler(),
-        "robust": preprocessing.RobustScaler(),
-    }
     steps: list[tuple[str, Any]] = [
         ("median", SimpleImputer(strategy="median", keep_empty_features=True)),
-        ("scaling", scalers[scaling]),
+        ("range", preprocessing.MinMaxScaler(clip=True)),
     ]
+    if scaling == "standard":
+        steps.append(("standard", preprocessing.StandardScaler()))
+    elif scaling == "robust":
+        steps.append(("robust", preprocessing.RobustScaler()))
+        within = {"a_min": -ROBUST_BOUND, "a_max": ROBUST_BOUND}
+        steps.append(("bound", preprocessing.FunctionTransformer(np.clip, kw_args=within)))
     if weights:
         each = [(name, "passthrough", [place]) for place, name in enumerate(MODEL_INPUTS)]
         steps.append(("weights", ColumnTransformer(each, transformer_weights=dict(weights))))

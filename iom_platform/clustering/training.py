@@ -26,13 +26,15 @@ ROWS_PER_CLUSTER = 10  # fewer rows a cluster would describe single students
 class Trained:
     """A fitted model, the clusters that it assigns to its own rows (n_students,) int16, their measures, and how it was made.
 
-    scaled: its rows as the estimator sees them, (n_students, n_inputs); fitted_on, assigned_by: which rows and by what rule,
+    scaled: its rows as the estimator sees them, (n_students, n_inputs); unprojected: the same before components, if it has
+    any; fitted_on, assigned_by: which rows and by what rule,
     in words; stability: None where none was measured.
     """
 
     model: Pipeline
     labels: np.ndarray
     scaled: np.ndarray
+    unprojected: np.ndarray
     quality: dict[str, Any]
     fitted_on: str
     assigned_by: str
@@ -61,11 +63,20 @@ def train(
         course_ids=frame["course_id"].to_numpy(), course_weeks=frame["course_week"].to_numpy(), agreement=fitted.agreement,
     )  # fmt: skip
     if ended is not None:
-        quality |= measure_outcomes(assign(fitted.model, ended)[0], ended["has_failed"].to_numpy())
+        quality |= _measure_outcomes(fitted.model, ended)
     if bootstrap_iterations:
         stability = measure_stability(
             frame, fitted.model, lambda rows: fit(rows, algorithm=algorithm, seed=seed, **knobs),
             iterations=bootstrap_iterations, seed=seed, in_subsets=find_algorithm(algorithm).is_of_density,
         )  # fmt: skip
         quality |= stability.measures()
-    return Trained(fitted.model, labels, scaled, quality, fitted.fitted_on, fitted.assigned_by, stability)
+    unprojected = scale(fitted.model, frame, project=False)
+    return Trained(fitted.model, labels, scaled, unprojected, quality, fitted.fitted_on, fitted.assigned_by, stability)
+
+
+def _measure_outcomes(model: Pipeline, ended: pd.DataFrame) -> dict[str, Any]:
+    try:
+        labels, _ = assign(model, ended)
+    except ValueError:  # rows of other days, by other code: what is wrong with one must not cost this day its model
+        return {}
+    return measure_outcomes(labels, ended["has_failed"].to_numpy())

@@ -31,7 +31,7 @@ BEFORE_THE_END_DAYS = 28  # a row of the last days says how a course ended rathe
 def read_ended(settings: Settings, as_of_on: date) -> "pd.DataFrame":
     """Enrollments whose outcome is known by a day, as they were BEFORE_THE_END_DAYS before it was known, or earlier.
 
-    Of each the latest such row of anonymized/student_term that would get a level, and has_failed: Fail or Withdrawn.
+    Of each the latest such row of anonymized/student_term, where it would get a level, and has_failed: Fail or Withdrawn.
     """
     from iom_platform.risk import BAD_OUTCOMES, select_scorable
 

@@ -447,14 +447,54 @@ def test_settings_and_registry_allow_the_same_weights() -> None:
 # -- scaling and components ----------------------------------------------------------------------------
 
 
-def test_each_scaling_is_that_of_scikit_learn() -> None:
+def test_each_scaling_is_that_of_scikit_learn_on_inputs_in_their_range() -> None:
     from sklearn.preprocessing import RobustScaler, StandardScaler
 
     frame = make_snapshot()
-    filled = fit(frame, "kmeans")[0][:2].transform(frame[list(MODEL_INPUTS)])
-    for name, scaler in (("standard", StandardScaler()), ("robust", RobustScaler())):
-        model = describe(frame, "kmeans", scaling=name).model
-        np.testing.assert_allclose(al.scale(model, frame), scaler.fit_transform(filled), rtol=1e-12, atol=1e-12)
+    ranged = al.scale(fit(frame, "kmeans"), frame)
+    standard, robust = (al.scale(describe(frame, "kmeans", scaling=s).model, frame) for s in ("standard", "robust"))
+    np.testing.assert_allclose(standard, StandardScaler().fit_transform(ranged), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(robust, RobustScaler().fit_transform(ranged).clip(-2, 2), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("missing", [0.45, 0.6])
+def test_an_input_that_most_students_share_does_not_rule_a_robust_scaling(missing: float) -> None:
+    frame = make_snapshot()
+    without = np.random.default_rng(3).random(len(frame)) < missing
+    frame["score_pct_mean"] = frame["score_pct_mean"].mask(without)
+    variance = al.scale(describe(frame, "kmeans", scaling="robust").model, frame).var(axis=0)
+    assert variance[MODEL_INPUTS.index("score_pct_mean")] < 0.6 * variance.sum()
+
+
+@pytest.mark.parametrize("scaling", SCALINGS[1:])
+def test_what_had_no_value_at_the_fit_stays_bounded_under_every_scaling(scaling: str) -> None:
+    frame = make_snapshot()
+    model = describe(frame.assign(score_pct_mean=np.nan), "kmeans", scaling=scaling).model
+    assert (np.abs(al.scale(model, frame)[:, MODEL_INPUTS.index("score_pct_mean")]) <= 1).all()
+
+
+@EVERY
+def test_linear_algebra_runs_on_one_thread(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.preprocessing import MinMaxScaler
+    from threadpoolctl import threadpool_info
+
+    seen: list[int] = []
+
+    def probed(function: Any) -> Any:
+        def probe(*arguments: Any, **knobs: Any) -> Any:
+            seen.extend(library["num_threads"] for library in threadpool_info())
+            return function(*arguments, **knobs)
+
+        return probe
+
+    frame = make_snapshot()
+    for step in ("fit", "transform"):
+        monkeypatch.setattr(MinMaxScaler, step, probed(getattr(MinMaxScaler, step)))
+    model = fit(frame, algorithm)
+    kind = type(model[-1])
+    monkeypatch.setattr(kind, "predict", probed(kind.predict))
+    al.assign(model, frame)
+    assert seen and set(seen) == {1}
 
 
 @pytest.mark.parametrize(
@@ -491,16 +531,26 @@ def test_a_share_of_variance_is_kept_by_as_few_components_as_do() -> None:
     assert kept.sum() >= 0.8 > kept[:-1].sum()
 
 
-@pytest.mark.parametrize("components", [3, 0.5])
 @pytest.mark.parametrize(
-    ("rows", "said"),
-    [([0] * 50, "^the snapshot has 1 distinct rows for 3 clusters"), ([0, 1], "there are 2 rows and clustering.pca_components is 3|2 distinct rows")],
-    ids=["constant", "two"],
-)  # fmt: skip
-def test_components_of_too_little_are_refused_without_a_warning(components: float, rows: list[int], said: str) -> None:
+    ("rows", "components", "said"),
+    [
+        ([0] * 50, 3, "^the snapshot has 1 distinct rows for 2 clusters"),
+        ([0] * 50, 0.5, "^the snapshot has 1 distinct rows for 2 clusters"),
+        ([0, 1], 3, r"^there are 2 rows and clustering\.pca_components is 3; lower it$"),
+    ],
+)
+def test_components_of_too_little_are_refused_without_a_warning(rows: list[int], components: float, said: str) -> None:
     with warnings.catch_warnings(), pytest.raises(al.FitRefused, match=said):
         warnings.simplefilter("error")
-        describe(make_snapshot().iloc[rows], "kmeans", pca_components=components)
+        describe(make_snapshot().iloc[rows], "kmeans", n_clusters=2, pca_components=components)
+
+
+def test_what_is_no_number_is_not_quoted() -> None:
+    frame = make_snapshot().astype(object)
+    frame.loc[3, "score_pct_mean"] = "student 42"
+    with pytest.raises(ValueError, match=r"^a model input holds something that is no number") as error:
+        fit(frame, "kmeans")
+    assert "42" not in str(error.value) and error.value.__suppress_context__
 
 
 def test_a_preparation_changes_the_fit_key_and_the_default_is_no_parameter() -> None:

@@ -195,3 +195,26 @@ def test_numbers_of_clusters_may_be_nullable_or_all_unknown() -> None:
     frame = candidates()
     assert plot_candidates(frame) == plot_candidates(frame.astype({"n_clusters": "Int64", "silhouette": "Float64"}))
     assert plot_candidates(frame.assign(n_clusters=None)) != plot_candidates(frame)
+
+
+@pytest.mark.parametrize("components", [1, 2, 0.9])
+def test_a_fit_on_components_is_shown_on_its_inputs(components: float) -> None:
+    """Whose names stand at the axes; one component has no second axis."""
+    from tests.unit.test_clustering_algorithms import KNOBS, make_snapshot
+
+    frame = make_snapshot().assign(course_id="A", course_week=3)
+    trained = train(frame, algorithm="kmeans", **{**KNOBS, "seed": 1}, pca_components=components)
+    plain = train(frame, algorithm="kmeans", **{**KNOBS, "seed": 1})
+    assert "components.png" in plot_fit(trained, k=K, seed=1)
+    np.testing.assert_array_equal(trained.unprojected, plain.scaled)
+
+
+def test_ended_rows_that_no_model_can_read_measure_nothing_and_cost_no_fit() -> None:
+    from tests.unit.test_clustering_algorithms import KNOBS, make_snapshot
+
+    frame = make_snapshot().assign(course_id="A", course_week=3)
+    ended = frame.assign(has_failed=np.arange(len(frame)) % 2 == 0)
+    knobs = {**KNOBS, "seed": 1}
+    assert "outcome_association" in train(frame, algorithm="kmeans", **knobs, ended=ended).quality
+    ended.loc[0, "days_since_last_activity"] = -1
+    assert "outcome_association" not in train(frame, algorithm="kmeans", **knobs, ended=ended).quality

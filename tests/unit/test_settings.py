@@ -268,3 +268,20 @@ def test_a_subprocess_gets_no_secret_that_it_does_not_need(monkeypatch: pytest.M
     assert given["IOM_HOME"] == "here" and "PATH" in given
     assert not {"topsecret", "aabbccdd"} & set(" ".join(given.values()).replace(":", " ").replace("@", " ").split())
     assert environment_with()["IOM_POSTGRES_URL"] == "postgresql://u:topsecret@h/db"
+
+
+def test_components_are_a_number_a_share_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _file(tmp_path, monkeypatch, "clustering: {pca_components: 2}\n")
+    assert load_settings().clustering.pca_components == 2
+    monkeypatch.setenv("IOM_CLUSTERING__PCA_COMPONENTS", "null")
+    assert load_settings().clustering.pca_components is None
+    for text in ("1.0", "8", "0", "nonsense", "true"):
+        monkeypatch.setenv("IOM_CLUSTERING__PCA_COMPONENTS", text)
+        with pytest.raises(
+            SettingsError, match=f"pca_components: {text} is neither a number of components from 1 to 7"
+        ):
+            load_settings()
+    monkeypatch.delenv("IOM_CLUSTERING__PCA_COMPONENTS")
+    _file(tmp_path, monkeypatch, "clustering: {pca_components: yes}\n")
+    with pytest.raises(SettingsError, match="True is neither a number of components"):
+        load_settings()
