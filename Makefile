@@ -24,8 +24,9 @@ demo: $(READY) ## Set up, generate a term of students, run the whole graph
 test: $(READY) ## Set up and run the tests
 	@echo "tests/unit runs beside the tests of whole platforms, on what these leave idle; what it said follows at the end."
 	@$(BIN)/pytest tests/unit --cov=iom_platform --cov-fail-under=68 > .venv/unit-tests.log 2>&1 & unit=$$!; \
+	trap "kill $$unit" INT TERM; \
 	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder --benchmark --ignore=tests/unit; rest=$$?; \
-	wait $$unit; unit=$$?; cat .venv/unit-tests.log; exit $$((rest + unit))
+	wait $$unit; unit=$$?; cat .venv/unit-tests.log; test $$rest -eq 0 && test $$unit -eq 0
 
 check: $(READY) ## Lint, types, import law, docs and graph tests
 	$(BIN)/ruff check iom_platform tests docs
