@@ -414,9 +414,13 @@ def run_params(*, algorithm: str, seed: int, **knobs: Any) -> dict[str, Any]:
 
 
 def name_fit(params: Mapping[str, Any]) -> str:
-    """`kmeans, k=4`, or the algorithm alone where it finds the number of clusters by itself."""
-    k = f", k={params['n_clusters']}" if "n_clusters" in params else ""
-    return f"{params.get('algorithm')}{k}"
+    """`kmeans, k=4, robust, pca=3, weighted`, or the algorithm alone where it finds the number by itself and nothing is prepared."""
+    parts = [str(params.get("algorithm"))]
+    parts += [f"k={params['n_clusters']}"] if "n_clusters" in params else []
+    parts += [str(params["scaling"])] if "scaling" in params else []
+    parts += [f"pca={params['pca_components']}"] if "pca_components" in params else []
+    parts += ["weighted"] if "weights" in params else []
+    return ", ".join(parts)
 
 
 def fit_key(snapshot_hash: str, params: Mapping[str, Any], seed: int, code_version: str = CODE_VERSION) -> str:

@@ -53,7 +53,8 @@ class Champion:
             for n, v in differing.items()
             if n in (*DEFAULTS, *self.params) and n not in ("algorithm", "n_clusters")
         ]
-        return f"the settings ask for {', '.join([name_fit(params), *others])}: add --refit to `iom run`"
+        method = name_fit({n: params[n] for n in ("algorithm", "n_clusters") if n in params})
+        return f"the settings ask for {', '.join([method, *others])}: add --refit to `iom run`"
 
 
 def read_champion(server: Server, as_of_on: date = date.max) -> Champion | None:

@@ -251,7 +251,12 @@ def test_only_settings_that_hold_for_the_algorithm_make_a_champion_another(
 ) -> None:
     found = Champion(1, DAY, params).other_than(Clustering(**asked))
     assert found == (told and f"the settings ask for {told}: add --refit to `iom run`")
-    words = {"kmeans": "kmeans, k=4", "dbscan": "dbscan"}[params["algorithm"]]
+
+
+@pytest.mark.parametrize(
+    ("params", "words"), [(KMEANS, "kmeans, k=4"), (DBSCAN, "dbscan"), (WEIGHED, "kmeans, k=4, weighted")]
+)
+def test_a_champion_is_told_by_its_method(params: dict[str, str], words: str) -> None:
     assert str(Champion(1, DAY, params)) == f"student_clusters version 1 ({words}, trained as of 2026-03-02)"
 
 

@@ -561,6 +561,18 @@ def test_a_preparation_changes_the_fit_key_and_the_default_is_no_parameter() -> 
     assert len(keys | {al.fit_key("a", plain, 1)}) == 5
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "knobs", "name"),
+    [
+        ("kmeans", {}, "kmeans, k=4"), ("hdbscan", {}, "hdbscan"),
+        ("gmm", {"scaling": "robust", "pca_components": 0.9, "weights": WEIGHTS}, "gmm, k=4, robust, pca=0.9, weighted"),
+        ("dbscan", {"scaling": "standard"}, "dbscan, standard"),
+    ],
+)  # fmt: skip
+def test_a_fit_is_named_by_what_sets_it_apart(algorithm: str, knobs: dict[str, Any], name: str) -> None:
+    assert al.name_fit(al.select_params(algorithm, {**Clustering().knobs, **knobs})) == name
+
+
 def test_settings_and_registry_allow_the_same_preparation() -> None:
     for components in (1, len(MODEL_INPUTS), 0.01, 0.99):
         assert al.select_params("gmm", Clustering(pca_components=components).knobs)["pca_components"] == components
