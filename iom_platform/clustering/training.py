@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iom_platform.clustering.algorithms import assign, find_algorithm, fit, fit_and_describe, scale
+from iom_platform.clustering.preprocessing import Inputs
 from iom_platform.clustering.quality import measure_outcomes, measure_quality
 from iom_platform.clustering.stability import Stability, measure_stability
 
@@ -27,8 +28,7 @@ class Trained:
     """A fitted model, the clusters that it assigns to its own rows (n_students,) int16, their measures, and how it was made.
 
     scaled: its rows as the estimator sees them, (n_students, n_inputs); unprojected: the same before components, if it has
-    any; fitted_on, assigned_by: which rows and by what rule,
-    in words; stability: None where none was measured.
+    any; fitted_on, assigned_by: which rows and by what rule, in words; stability: None where none was measured.
     """
 
     model: Pipeline
@@ -55,9 +55,10 @@ def train(
     bootstrap_iterations: refits by which stability is measured; 0 for none. ended: (n, >= MODEL_INPUTS and has_failed),
     rows of students whose outcome is known: the model assigns them, and none is fitted on.
     """
-    fitted = fit_and_describe(frame, algorithm=algorithm, seed=seed, **knobs)
-    labels, _ = assign(fitted.model, frame)
-    scaled, stability = scale(fitted.model, frame), None
+    rows = Inputs.of(frame)
+    fitted = fit_and_describe(rows, algorithm=algorithm, seed=seed, **knobs)
+    labels, _ = assign(fitted.model, rows)
+    scaled, stability = scale(fitted.model, rows), None
     quality = measure_quality(
         scaled, labels, seed=seed, estimator=fitted.model[-1],
         course_ids=frame["course_id"].to_numpy(), course_weeks=frame["course_week"].to_numpy(), agreement=fitted.agreement,
@@ -66,11 +67,11 @@ def train(
         quality |= _measure_outcomes(fitted.model, ended)
     if bootstrap_iterations:
         stability = measure_stability(
-            frame, fitted.model, lambda rows: fit(rows, algorithm=algorithm, seed=seed, **knobs),
+            frame, fitted.model, lambda drawn: fit(drawn, algorithm=algorithm, seed=seed, **knobs),
             iterations=bootstrap_iterations, seed=seed, in_subsets=find_algorithm(algorithm).is_of_density,
         )  # fmt: skip
         quality |= stability.measures()
-    unprojected = scale(fitted.model, frame, project=False)
+    unprojected = scale(fitted.model, rows, project=False)
     return Trained(fitted.model, labels, scaled, unprojected, quality, fitted.fitted_on, fitted.assigned_by, stability)
 
 
