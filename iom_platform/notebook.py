@@ -12,6 +12,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import date, datetime, time, timedelta
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,9 @@ from iom_platform.settings import Clustering, Institution, Risk, Warehouse
 from iom_platform.tables import MODEL_INPUTS, QUARANTINE, STUDENT_TERM
 
 if TYPE_CHECKING:
-    import duckdb
     import pandas as pd
+
+    from iom_platform.storage.session import Session
 
 __all__ = ["ClusteringEngine", "TemporalFeatureExtractor"]
 
@@ -103,11 +105,11 @@ class TemporalFeatureExtractor:
         personal = [c.name for c in STUDENT_TERM.columns if c.kind in ("quasi", "sensitive") and c.name not in _KEY]
         return features if include_demographics else features.drop(columns=personal)
 
-    def _land(self, con: "duckdb.DuckDBPyConnection", student_data: StudentData) -> None:
+    def _land(self, con: "Session", student_data: StudentData) -> None:
         from iom_platform.extract import SOURCES
         from iom_platform.extract.loading import load_delivery
         from iom_platform.extract.source import DeliveryRefused
-        from iom_platform.storage.warehouse import append_rows, prepare_warehouse, read_table, transaction
+        from iom_platform.storage.warehouse import append_rows, prepare_warehouse, read_table
 
         with TemporaryDirectory(prefix="iom-notebook-") as name:
             path = _place(student_data, Path(name))
@@ -116,7 +118,7 @@ class TemporalFeatureExtractor:
                 raise DeliveryRefused(f"{path.name} is an increment, with nothing to add it to; give a full extract")
             prepare_warehouse(con)
             landed_at = datetime.combine(delivery.delivered_on, time())  # never shown, so no clock is asked
-            with transaction(con):
+            with con.transaction():
                 load_delivery(delivery, self._key, partial(append_rows, con), landed_at=landed_at, is_accepted=True)
         self.quarantine_ = read_table(con, QUARANTINE)
         for sentence in (*delivery.notices, *_count_rejected(self.quarantine_)):
@@ -125,7 +127,7 @@ class TemporalFeatureExtractor:
     def _build(self, folder: Path, as_of_on: date) -> None:
         from iom_platform.storage.dbt_project import run_dbt
 
-        run_dbt("run", "--target", "embedded", "--select", "+student_term", folder=folder / "dbt",
+        run_dbt("run", "--target", "duckdb", "--select", "+student_term", folder=folder / "dbt",
                 IOM_WAREHOUSE_PATH=str(_scratch(folder)), IOM_AS_OF_ON=as_of_on.isoformat(), DO_NOT_TRACK="true",
                 IOM_INSTITUTION__TIMEZONE=self._timezone, IOM_WAREHOUSE__MEMORY_LIMIT=Warehouse().memory_limit)  # fmt: skip
 
@@ -226,24 +228,24 @@ def _scratch(folder: Path) -> Path:
     return folder / "warehouse.duckdb"
 
 
-def _open_scratch(folder: Path) -> "duckdb.DuckDBPyConnection":
-    """A connection without the platform's lock: nobody else knows the file."""
+def _open_scratch(folder: Path) -> "closing[Session]":
+    """A session without the platform's lock: nobody else knows the file."""
     import duckdb
 
+    from iom_platform.storage.duckdb_session import DuckdbSession
+
     config: dict[str, Any] = {"memory_limit": Warehouse().memory_limit, "preserve_insertion_order": False}
-    connection = duckdb.connect(str(_scratch(folder)), config=config)
-    connection.execute("SET TimeZone = 'UTC'")
-    return connection
+    return closing(DuckdbSession(duckdb.connect(str(_scratch(folder)), config=config)))
 
 
-def _read_term(con: "duckdb.DuckDBPyConnection", as_of_on: date) -> "pd.DataFrame":
+def _read_term(con: "Session", as_of_on: date) -> "pd.DataFrame":
     from iom_platform.storage.warehouse import read_table
 
     features = read_table(con, STUDENT_TERM, as_of_on)
     return features.sort_values(_KEY, ignore_index=True)
 
 
-def _last_event_day(con: "duckdb.DuckDBPyConnection") -> date:
+def _last_event_day(con: "Session") -> date:
     """The last day of a click or submission that lies inside its presentation."""
     from iom_platform.extract.oulad import presentation_start
 

@@ -245,6 +245,7 @@ class Settings(BaseSettings):
     )
 
     home: Path = PROJECT_ROOT / ".iom"
+    engine: Literal["duckdb", "postgres"] = "duckdb"
     postgres_url: str | None = Field(None, repr=False)
     pseudonym_key: str | None = Field(None, repr=False)
     as_of_on: date | None = None
@@ -315,7 +316,7 @@ class Settings(BaseSettings):
 
 # variables that belong to the platform but are no setting: set by `iom env` for other commands
 _OTHER_VARIABLES = {"IOM_SETTINGS", "IOM_DAGSTER_POSTGRES_URL", "IOM_DAGSTER_DIR", "IOM_WAREHOUSE_PATH",
-                    "IOM_TEST_DATA", "IOM_PGHOST", "IOM_PGPORT", "IOM_PGUSER", "IOM_PGPASSWORD", "IOM_PGDATABASE"}  # fmt: skip
+                    "IOM_TEST_DATA", "IOM_PGHOST", "IOM_PGPORT", "IOM_PGUSER", "IOM_PGDATABASE"}  # fmt: skip
 
 
 def _known_keys(model: type[BaseModel]) -> dict[str, type[BaseModel] | None]:

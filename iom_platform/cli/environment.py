@@ -6,13 +6,13 @@ A password never stands in a variable or an address: libpq reads it from a 0600 
 import os
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from iom_platform.flow.clock import today
 from iom_platform.settings import PROJECT_ROOT, Settings, apply_environment, load_settings
 from iom_platform.storage.postgres_server import Server, ensure_server
-from iom_platform.storage.record import count_rows, open_record, prepare_record
+from iom_platform.storage.record import DATABASE, count_rows, open_record, prepare_record
 from iom_platform.tables import STUDENT_RISK
 
 
@@ -35,9 +35,10 @@ def platform_variables(settings: Settings, server: Server) -> dict[str, str]:
     """Variables for dagster, dg, dbt and mlflow; the home and its folders exist afterwards."""
     for folder in (settings.dagster_path, settings.artifact_path, settings.dbt_path):
         folder.mkdir(parents=True, exist_ok=True)
-    open_server = replace(server, password="")
+    open_server = server.without_password()
     variables = {
         "IOM_HOME": str(settings.home.resolve()),
+        "IOM_ENGINE": settings.engine,
         "IOM_WAREHOUSE_PATH": str(settings.warehouse_path.resolve()),
         "IOM_DAGSTER_DIR": str(settings.dagster_path.resolve()),
         "IOM_DAGSTER_POSTGRES_URL": open_server.url("dagster"),
@@ -52,9 +53,18 @@ def platform_variables(settings: Settings, server: Server) -> dict[str, str]:
         "IOM_INSTITUTION__TIMEZONE": settings.institution.timezone,
         "IOM_WAREHOUSE__MEMORY_LIMIT": settings.warehouse.memory_limit,
     }
+    if settings.engine == "postgres":
+        variables |= _dbt_variables(server)
     if settings.as_of_on:
         variables["IOM_AS_OF_ON"] = settings.as_of_on.isoformat()
     return variables
+
+
+def _dbt_variables(server: Server) -> dict[str, str]:
+    """Where dbt finds PostgreSQL; libpq itself reads what a `postgres_url` adds, such as PGSSLMODE for sslmode."""
+    options = {f"PG{name.upper()}": value for name, value in parse_qsl(server.options)}
+    place = {"HOST": server.host, "PORT": str(server.port), "USER": server.user, "DATABASE": DATABASE}
+    return options | {f"IOM_PG{name}": value for name, value in place.items()}
 
 
 def start_platform() -> Settings:

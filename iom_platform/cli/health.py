@@ -87,7 +87,7 @@ def find_wrong(settings: Settings) -> list[str]:
     """What is wrong, one sentence with its remedy each."""
     home = _wrong_home(settings.home)
     # without its home nothing can be said of the files in it
-    files = [] if home else [*_wrong_key(settings), *_wrong_warehouse(settings.warehouse_path)]
+    files = [] if home else [*_wrong_key(settings), *_wrong_warehouse(settings)]
     return [
         *_wrong_installation(),
         *home,
@@ -122,7 +122,7 @@ def _wrong_home(home: Path) -> list[str]:
 def _wrong_key(settings: Settings) -> list[str]:
     path = settings.key_path
     if settings.pseudonym_key is None and not path.exists():
-        if not settings.warehouse_path.exists():
+        if not _has_warehouse(settings):
             return []  # the first landing makes both
         return [
             f"the pseudonym key {path} is missing although a warehouse exists; restore it from a backup, "
@@ -139,8 +139,22 @@ def _wrong_key(settings: Settings) -> list[str]:
     return []
 
 
-def _wrong_warehouse(path: Path) -> list[str]:
-    if not path.exists():
+def _has_warehouse(settings: Settings) -> bool:
+    if settings.engine == "duckdb":
+        return settings.warehouse_path.exists()
+    from iom_platform.storage.server_place import ServerError
+    from iom_platform.storage.warehouse import has_warehouse
+    from iom_platform.storage.warehouse_lock import WarehouseError
+
+    try:
+        return has_warehouse(settings)
+    except (ServerError, WarehouseError):
+        return False  # `_wrong_server` says why
+
+
+def _wrong_warehouse(settings: Settings) -> list[str]:
+    path = settings.warehouse_path
+    if settings.engine != "duckdb" or not path.exists():
         return []
     try:
         with path.open("rb") as file:

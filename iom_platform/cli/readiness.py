@@ -51,7 +51,7 @@ class _Suites:
 
     def judge(self, table: Table, rows: "pa.Table") -> tuple[str, ...]:
         from iom_platform.storage.expectations import validate_frame
-        from iom_platform.storage.warehouse import frame_of
+        from iom_platform.storage.session import frame_of
 
         return validate_frame(self._suite(table.path), frame_of(rows)).failed
 

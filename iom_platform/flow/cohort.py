@@ -46,7 +46,7 @@ def read_ended(settings: Settings, as_of_on: date) -> "pd.DataFrame":
         ) AS ranked WHERE place = 1 ORDER BY course_id, student_pseudonym
     """
     with warehouse(settings, purpose=f"read outcomes known on {as_of_on}", write=False) as con:
-        frame = con.execute(query, [as_of_on]).df().drop(columns="place")
+        frame = con.frame(query, [as_of_on]).drop(columns="place")
     found = select_scorable(frame)
     return found.assign(has_failed=found["outcome"].isin(BAD_OUTCOMES))
 

@@ -20,6 +20,7 @@ from iom_platform.flow.resources import (
     DELIVERED,
     ONE_DAY,
     RETRY,
+    WAREHOUSE_KIND,
     Platform,
     asset_key,
     refusal,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from iom_platform.extract.source import Delivery
+    from iom_platform.storage.session import Session
 
 ROWS_CHECK = "rows_add_up"
 DELIVERY_REFUSED = 4  # exit code of `iom run` where nothing of the delivery was written
@@ -57,7 +59,7 @@ class DeliveryConfig(dg.Config):
     path: str = Field(_PATH, description="Folder or zip of the extract, on the machine that runs the code location.")
 
 
-def _find_no_base(con: Any, delivery: "Delivery") -> str | None:
+def _find_no_base(con: "Session", delivery: "Delivery") -> str | None:
     """What to say of an increment that adds to nothing yet, else None."""
     bases = con.execute(
         "select count(*) from raw.deliveries where source = ? and scope = 'full' and is_accepted "
@@ -72,7 +74,7 @@ def _find_no_base(con: Any, delivery: "Delivery") -> str | None:
     )
 
 
-def _refuse_foreign_courses(con: Any, delivery: "Delivery") -> None:
+def _refuse_foreign_courses(con: "Session", delivery: "Delivery") -> None:
     """A course belongs to one source; two accepted ones that deliver the same would be mixed in every cohort."""
     clash = con.execute(
         "select a.code_module || '-' || a.code_presentation, b.source from raw.oulad_courses a join raw.oulad_courses b "
@@ -86,7 +88,7 @@ def _refuse_foreign_courses(con: Any, delivery: "Delivery") -> None:
         )
 
 
-def refuse_other_declaration(con: Any, delivery: "Delivery") -> bool:
+def refuse_other_declaration(con: "Session", delivery: "Delivery") -> bool:
     """Whether these bytes have landed before; with another source, day or scope they are refused."""
     before = con.execute(
         "select source, delivered_on, scope from raw.deliveries where delivery_id = ?", [delivery.delivery_id]
@@ -104,14 +106,14 @@ def refuse_other_declaration(con: Any, delivery: "Delivery") -> bool:
     return True
 
 
-def _load(settings: Settings, con: Any, delivery: "Delivery") -> None:
+def _load(settings: Settings, con: "Session", delivery: "Delivery") -> None:
     """All rows, counts and quarantine of a delivery in one transaction; identities go to the record alone."""
     from iom_platform.extract.loading import load_delivery
     from iom_platform.extract.pseudonym_key import load_key
     from iom_platform.storage.record import save_identities
-    from iom_platform.storage.warehouse import append_rows, transaction
+    from iom_platform.storage.warehouse import append_rows
 
-    with transaction(con):
+    with con.transaction():
         identities = load_delivery(delivery, load_key(settings), partial(append_rows, con), landed_at=utc_now())
         _refuse_foreign_courses(con, delivery)
         # before the commit: a row without its identity could never be traced back; an identity without rows harms nothing
@@ -134,14 +136,11 @@ def warn_of_quarantine(context: dg.AssetExecutionContext, quarantined: int, *, h
         )
 
 
-def _read_for_suite(con: Any, table: Table, delivery_id: str) -> "pd.DataFrame":
+def _read_for_suite(con: "Session", table: Table, delivery_id: str) -> "pd.DataFrame":
     """The delivery's rows as the suite needs them; of the big table, the distinct tuples of the suite's columns."""
     distinct = "distinct" if table is OULAD_STUDENT_VLE else ""
     columns = ", ".join(suite_columns_of(table) if distinct else table.column_names)
-    frame: pd.DataFrame = con.execute(
-        f"select {distinct} {columns} from {table.sql_name} where delivery_id = ?", [delivery_id]
-    ).df()
-    return frame
+    return con.frame(f"select {distinct} {columns} from {table.sql_name} where delivery_id = ?", [delivery_id])
 
 
 def _nothing_delivered(table: Table) -> dg.AssetCheckResult:
@@ -153,10 +152,10 @@ def _nothing_delivered(table: Table) -> dg.AssetCheckResult:
     )
 
 
-def _judge(con: Any, delivery_id: str) -> Iterator[dg.AssetCheckResult]:
+def _judge(con: "Session", delivery_id: str) -> Iterator[dg.AssetCheckResult]:
     """Every suite of the raw tables, and the counts, on what is in the warehouse."""
     counts = con.execute(
-        "select table_name, sum(landed_rows) from raw.files where delivery_id = ? group by all", [delivery_id]
+        "select table_name, sum(landed_rows) from raw.files where delivery_id = ? group by 1", [delivery_id]
     ).fetchall()
     landed = {name: int(rows) for name, rows in counts}
     is_increment = con.execute("select scope from raw.deliveries where delivery_id = ?", [delivery_id]).fetchall() == [
@@ -181,13 +180,15 @@ def _judge(con: Any, delivery_id: str) -> Iterator[dg.AssetCheckResult]:
         )
 
 
-def _sample(con: Any, delivery_id: str) -> dict[str, dict[str, dg.MetadataValue]]:
+def _sample(con: "Session", delivery_id: str) -> dict[str, dict[str, dg.MetadataValue]]:
     """A few rows of each table for its page, where they are about no person."""
-    query = "select * from {} where delivery_id = ? order by all limit ?"
+    query = "select {0} from {1} where delivery_id = ? order by {0} limit ?"
     return {
         table.path: {}
         if table.is_about_persons
-        else preview(table, con.execute(query.format(table.sql_name), [delivery_id, SAMPLE_ROWS]).df())
+        else preview(
+            table, con.frame(query.format(", ".join(table.column_names), table.sql_name), [delivery_id, SAMPLE_ROWS])
+        )
         for table in (*OULAD_TABLES, *_BOOKS)
     }
 
@@ -214,7 +215,7 @@ def _open(context: dg.AssetExecutionContext, config: DeliveryConfig) -> "Deliver
 
 _BOOKS = (QUARANTINE, FILES, DELIVERIES)
 _SPECS = [
-    table_spec(t, owner=DATA_ENGINEERS, kinds={"python", "duckdb"}, partitions_def=DELIVERED)
+    table_spec(t, owner=DATA_ENGINEERS, kinds={"python", WAREHOUSE_KIND}, partitions_def=DELIVERED)
     for t in (*OULAD_TABLES, *_BOOKS)
 ]
 _CHECKS = [suite_spec(t, partitions_def=DELIVERED) for t in OULAD_TABLES] + [
@@ -264,7 +265,7 @@ def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platfo
         counts = {
             name: dict(zip(("landed", "dagster/partition_row_count", "quarantined"), map(int, rows), strict=True))
             for name, *rows in con.execute(
-                "select table_name, sum(landed_rows), sum(loaded_rows), sum(quarantined_rows) from raw.files where delivery_id = ? group by all",
+                "select table_name, sum(landed_rows), sum(loaded_rows), sum(quarantined_rows) from raw.files where delivery_id = ? group by 1",
                 [delivery.delivery_id],
             ).fetchall()
         }
@@ -293,6 +294,6 @@ def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platfo
 
 
 # written by the features step, which reads it as well; so it is shown, and materialized by nobody
-delivery_scope = table_spec(DELIVERY_SCOPE, owner=DATA_ENGINEERS, kinds={"duckdb"}, partitions_def=None)
+delivery_scope = table_spec(DELIVERY_SCOPE, owner=DATA_ENGINEERS, kinds={WAREHOUSE_KIND}, partitions_def=None)
 
 ASSETS = (raw_tables, delivery_scope)

@@ -163,7 +163,7 @@ def _row_counts(settings: Any, as_of_on: date) -> dict[dg.AssetKey, int]:
     with warehouse(settings, purpose="count feature rows", write=False) as con:
         names = con.execute(
             "select table_schema, table_name, bool_or(column_name = 'as_of_on') from information_schema.columns "
-            "where table_schema in ('intermediate', 'features') group by all"
+            "where table_schema in ('intermediate', 'features') group by 1, 2"
         ).fetchall()
         return {
             dg.AssetKey([schema, name]): con.execute(
@@ -186,7 +186,7 @@ def feature_models(
     context: dg.AssetExecutionContext, config: FeaturesConfig, dbt: DbtCli, platform: Platform
 ) -> Iterator[Any]:
     """Run `dbt build` for one as-of day: models and their tests, the warehouse's single writer meanwhile."""
-    from iom_platform.storage.warehouse import WarehouseBusy, warehouse_lock
+    from iom_platform.storage.warehouse_lock import WarehouseBusy, warehouse_lock
 
     settings, as_of_on = platform.settings, date.fromisoformat(context.partition_key)
     context.instance.add_run_tags(context.run.run_id, {"iom/as_of_on": as_of_on.isoformat()})

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from iom_platform.clustering.learners import Clusters
     from iom_platform.extract.learner_columns import LearnerColumns
+    from iom_platform.storage.session import Session
 
 EXPERIMENT = "learner_clusters"  # in MLflow
 ALGORITHMS = ("kmeans", "gmm")
@@ -36,7 +37,7 @@ SILHOUETTE_ROWS = 100_000  # as `iom cluster`
 _Quality = dict[str, dict[str, Any]]
 
 
-def _read_learners(con: Any, day: date) -> "LearnerColumns | None":
+def _read_learners(con: "Session", day: date) -> "LearnerColumns | None":
     import numpy as np
 
     from iom_platform.extract.learner_columns import standardize
@@ -46,7 +47,7 @@ def _read_learners(con: Any, day: date) -> "LearnerColumns | None":
     return standardize(np.column_stack([column.to_numpy() for column in batch.columns]) for batch in batches)
 
 
-def _write_labels(con: Any, day: date, scaler: Any, found: "Sequence[Clusters]") -> "dict[str, np.ndarray]":
+def _write_labels(con: "Session", day: date, scaler: Any, found: "Sequence[Clusters]") -> "dict[str, np.ndarray]":
     """Write the rows of clustering/learner_clusters; returns labels (n,) by algorithm, in the order of the file."""
     import numpy as np
     import pyarrow as pa
@@ -66,7 +67,7 @@ def _write_labels(con: Any, day: date, scaler: Any, found: "Sequence[Clusters]")
 
 
 def _write_clusters(
-    con: Any, context: dg.AssetExecutionContext, settings: Settings, learners: "LearnerColumns", day: date
+    con: "Session", context: dg.AssetExecutionContext, settings: Settings, learners: "LearnerColumns", day: date
 ) -> "tuple[_Quality, pd.DataFrame]":
     """Fit, and write the rows of both tables; returns measures by algorithm, and the profiles."""
     from iom_platform.clustering.learners import (

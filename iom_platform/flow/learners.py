@@ -28,6 +28,7 @@ from iom_platform.flow.resources import (
     ONE_DAY,
     PRIVACY_OFFICERS,
     RETRY,
+    WAREHOUSE_KIND,
     Platform,
     asset_key,
     refusal,
@@ -45,6 +46,7 @@ from iom_platform.tables import (
 if TYPE_CHECKING:
     from iom_platform.extract.learner_summary import LearnerFile
     from iom_platform.extract.source import Delivery
+    from iom_platform.storage.session import Session
 
 ONE_ROW_CHECK = "one_row_a_learner"
 STEP: Mapping[str, Any] = {"partitions_def": DELIVERED, "retry_policy": RETRY, "backfill_policy": ONE_DAY}
@@ -52,7 +54,7 @@ STEP: Mapping[str, Any] = {"partitions_def": DELIVERED, "retry_policy": RETRY, "
 
 def learner_spec(table: Table, owner: str, *deps: Table) -> dg.AssetSpec:
     keys = [asset_key(t) for t in deps]
-    return table_spec(table, owner=owner, kinds={"python", "duckdb"}, partitions_def=DELIVERED, deps=keys)
+    return table_spec(table, owner=owner, kinds={"python", WAREHOUSE_KIND}, partitions_def=DELIVERED, deps=keys)
 
 
 def _check_spec(table: Table, name: str, description: str) -> dg.AssetCheckSpec:
@@ -66,7 +68,7 @@ def gates(table: Table) -> list[dg.AssetCheckSpec]:
     return [suite_spec(table, partitions_def=DELIVERED), unique]
 
 
-def judge_rows(con: Any, table: Table, where: str, value: object) -> list[dg.AssetCheckResult]:
+def judge_rows(con: "Session", table: Table, where: str, value: object) -> list[dg.AssetCheckResult]:
     """The suite on rows that stand for all, and whether a learner has one."""
     from iom_platform.storage.learner_rows import count_repeated, cover_rows
 
@@ -86,14 +88,12 @@ class _IsRed(Exception):
 
 
 def publish_in_place(
-    con: Any, write: Callable[[], None], judge: Callable[[], list[dg.AssetCheckResult]]
+    con: "Session", write: Callable[[], None], judge: Callable[[], list[dg.AssetCheckResult]]
 ) -> Iterator[dg.AssetCheckResult]:
     """Write, and keep what was written only if its gates are green: millions of rows are judged where they lie."""
-    from iom_platform.storage.warehouse import transaction
-
     results: list[dg.AssetCheckResult] = []
     try:
-        with transaction(con):
+        with con.transaction():
             write()
             results += judge()
             if red := _red(results):
@@ -128,15 +128,15 @@ def _open(context: dg.AssetExecutionContext, config: LearnersConfig) -> "tuple[D
     return delivery, file
 
 
-def _load(settings: Settings, con: Any, delivery: "Delivery", file: "LearnerFile") -> None:
+def _load(settings: Settings, con: "Session", delivery: "Delivery", file: "LearnerFile") -> None:
     from iom_platform.extract.learner_landing import load_learners
     from iom_platform.extract.pseudonym_key import load_key
     from iom_platform.extract.source import DeliveryRefused
     from iom_platform.storage.record import save_identities
-    from iom_platform.storage.warehouse import append_rows, transaction
+    from iom_platform.storage.warehouse import append_rows
 
     try:
-        with transaction(con):
+        with con.transaction():
             # the pairs are made as rows are loaded, so that nobody holds them all; they are kept before the rows are
             pairs = load_learners(delivery, file, load_key(settings), partial(append_rows, con), landed_at=utc_now())
             save_identities(settings, delivery.source, pairs)
@@ -144,7 +144,7 @@ def _load(settings: Settings, con: Any, delivery: "Delivery", file: "LearnerFile
         raise refused(str(error)) from None
 
 
-def _judge_landing(con: Any, delivery_id: str) -> tuple[list[dg.AssetCheckResult], dict[str, int]]:
+def _judge_landing(con: "Session", delivery_id: str) -> tuple[list[dg.AssetCheckResult], dict[str, int]]:
     [(landed,)] = con.execute("select landed_rows from raw.files where delivery_id = ?", [delivery_id]).fetchall()
     loaded, quarantined = (
         con.execute(f"select count(*) from {t.sql_name} where delivery_id = ?", [delivery_id]).fetchall()[0][0]

@@ -15,6 +15,7 @@ from iom_platform.flow.resources import (
     ONE_DAY,
     PRIVACY_OFFICERS,
     RETRY,
+    WAREHOUSE_KIND,
     Platform,
     asset_key,
     table_spec,
@@ -33,15 +34,17 @@ from iom_platform.tables import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from iom_platform.storage.session import Session
+
 K_ANONYMITY_CHECK = "k_anonymity"
 
 
 def _spec(table: Any, deps: list[Any]) -> dg.AssetSpec:
-    return table_spec(table, owner=PRIVACY_OFFICERS, kinds={"python", "duckdb"}, partitions_def=AS_OF, deps=deps)
+    return table_spec(table, owner=PRIVACY_OFFICERS, kinds={"python", WAREHOUSE_KIND}, partitions_def=AS_OF, deps=deps)
 
 
 def _levels_for(
-    con: Any, frame: "pd.DataFrame", as_of_on: date, settings: Any
+    con: "Session", frame: "pd.DataFrame", as_of_on: date, settings: Any
 ) -> tuple["pd.DataFrame", "pd.DataFrame"]:
     """Levels in force on a day (newest fit on or before it), and those newly fitted for courses that had none."""
     import pandas as pd
@@ -80,7 +83,7 @@ def _levels_for(
 def anonymized_student_term(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
     """Generalize the quasi-identifiers of one cohort, suppress small cells, prove k, and only then publish."""
     from iom_platform.privacy.kanonymity import apply_generalization, prove_kanonymity
-    from iom_platform.storage.warehouse import append_rows, read_table, replace_partition, transaction
+    from iom_platform.storage.warehouse import append_rows, read_table, replace_partition
 
     settings, as_of_on = platform.settings, date.fromisoformat(context.partition_key)
     with warehouse(settings, purpose=f"anonymize {as_of_on}", write=True) as con:
@@ -108,7 +111,7 @@ def anonymized_student_term(context: dg.AssetExecutionContext, platform: Platfor
         }
 
         def write() -> int:
-            with transaction(con):  # published rows without the levels that made them could not be made again
+            with con.transaction():  # published rows without the levels that made them could not be made again
                 # beside those fitted on this day for other courses or another k, never in their place
                 append_rows(con, GENERALIZATIONS, fitted)
                 return replace_partition(con, ANONYMIZED_STUDENT_TERM, as_of_on, published)

@@ -15,7 +15,7 @@ from iom_platform.settings import Settings, load_settings
 from iom_platform.tables import Table
 
 if TYPE_CHECKING:
-    import duckdb
+    from iom_platform.storage.session import Session
 
 # partitions of a check are a preview feature of Dagster 1.13; without them a partitioned asset shows no green check
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
@@ -40,6 +40,8 @@ ONE_DAY = dg.BackfillPolicy.multi_run(1)
 # the schedule scores every night: after one missed night the asset warns, after two it is overdue
 NIGHTLY_FRESH = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=50), warn_window=timedelta(hours=26))
 
+WAREHOUSE_KIND = _SETTINGS.engine  # as Dagster shows a table's place
+
 DATA_ENGINEERS = "team:data-engineers"
 PRIVACY_OFFICERS = "team:privacy-officers"
 ML_ENGINEERS = "team:ml-engineers"
@@ -63,9 +65,10 @@ def refusal(message: str, *, exit_code: int = RED) -> dg.Failure:
 
 
 @contextmanager
-def warehouse(settings: Settings, *, purpose: str, write: bool) -> "Iterator[duckdb.DuckDBPyConnection]":
+def warehouse(settings: Settings, *, purpose: str, write: bool) -> "Iterator[Session]":
     """`open_warehouse` for a step: who waited long enough is told so at once, and does not wait a second time."""
-    from iom_platform.storage.warehouse import WarehouseBusy, open_warehouse
+    from iom_platform.storage.warehouse import open_warehouse
+    from iom_platform.storage.warehouse_lock import WarehouseBusy
 
     try:
         with open_warehouse(settings, purpose=purpose, write=write) as con:

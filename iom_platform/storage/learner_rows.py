@@ -8,20 +8,18 @@ from collections.abc import Iterator
 from datetime import date
 from typing import TYPE_CHECKING
 
-from iom_platform.storage.warehouse import transaction
+from iom_platform.storage.session import Session
 from iom_platform.tables import ANONYMIZED_LEARNER_SUMMARY, LEARNER_FEATURES, LEARNER_SOURCE, LEARNER_SUMMARY, Table
 
 if TYPE_CHECKING:
-    import duckdb
     import pandas as pd
     import pyarrow as pa
 
-_BATCH_ROWS = 1 << 18
 _SAMPLE_ROWS = 100_000
 _MOST_SHAPES = 1000
 
 
-def find_delivery(con: "duckdb.DuckDBPyConnection", delivered_on: date) -> str | None:
+def find_delivery(con: Session, delivered_on: date) -> str | None:
     """The delivery that tells of a day: of the accepted ones, that which landed last."""
     found = con.execute(
         "SELECT delivery_id FROM raw.deliveries WHERE source = ? AND delivered_on = ? AND is_accepted "
@@ -31,12 +29,11 @@ def find_delivery(con: "duckdb.DuckDBPyConnection", delivered_on: date) -> str |
     return str(found[0]) if found else None
 
 
-def release_learners(con: "duckdb.DuckDBPyConnection", delivery_id: str | None, as_of_on: date) -> None:
+def release_learners(con: Session, delivery_id: str | None, as_of_on: date) -> None:
     """Put a delivery's learners in the place of that day's in anonymized/learner_summary; None: nobody."""
     names = ", ".join(("student_pseudonym", *LEARNER_FEATURES))
-    with transaction(con):
+    with con.transaction():
         delete_day(con, ANONYMIZED_LEARNER_SUMMARY, as_of_on)
-        # DuckDB keeps an order that is asked for, also where it need not preserve that of insertion
         con.execute(
             f"INSERT INTO {ANONYMIZED_LEARNER_SUMMARY.sql_name} (as_of_on, {names}) "
             f"SELECT CAST(? AS DATE), {names} FROM {LEARNER_SUMMARY.sql_name} WHERE delivery_id = ? ORDER BY file_row",
@@ -44,21 +41,17 @@ def release_learners(con: "duckdb.DuckDBPyConnection", delivery_id: str | None, 
         )
 
 
-def delete_day(con: "duckdb.DuckDBPyConnection", table: Table, as_of_on: date) -> None:
+def delete_day(con: Session, table: Table, as_of_on: date) -> None:
     con.execute(f"DELETE FROM {table.sql_name} WHERE as_of_on = ?", [as_of_on])
 
 
-def read_in_order(
-    con: "duckdb.DuckDBPyConnection", as_of_on: date, columns: tuple[str, ...]
-) -> "Iterator[pa.RecordBatch]":
+def read_in_order(con: Session, as_of_on: date, columns: tuple[str, ...]) -> "Iterator[pa.RecordBatch]":
     """Some columns of a day of anonymized/learner_summary, in the order of the file; `con` may be used meanwhile."""
-    query = f"SELECT {', '.join(columns)} FROM {ANONYMIZED_LEARNER_SUMMARY.sql_name} WHERE as_of_on = ? ORDER BY rowid"
-    with con.cursor() as cursor:
-        # a reader of `cursor.execute` gives the batches in any order
-        yield from cursor.sql(query, params=[as_of_on]).to_arrow_reader(_BATCH_ROWS)
+    chosen = f"SELECT {', '.join(columns)} FROM {ANONYMIZED_LEARNER_SUMMARY.sql_name} WHERE as_of_on = ?"
+    return con.batches(f"{chosen} {con.insertion_order}", [as_of_on])
 
 
-def count_repeated(con: "duckdb.DuckDBPyConnection", table: Table, where: str, value: object) -> tuple[int, int]:
+def count_repeated(con: Session, table: Table, where: str, value: object) -> tuple[int, int]:
     """Rows where `where = value`, and how many of them are of a learner who has another one."""
     [(rows, repeated)] = con.execute(
         f"SELECT count(*), count(*) - count(DISTINCT student_pseudonym) FROM {table.sql_name} WHERE {where} = ?",
@@ -67,7 +60,7 @@ def count_repeated(con: "duckdb.DuckDBPyConnection", table: Table, where: str, v
     return rows, repeated
 
 
-def cover_rows(con: "duckdb.DuckDBPyConnection", table: Table, where: str, value: object) -> "pd.DataFrame":
+def cover_rows(con: Session, table: Table, where: str, value: object) -> "pd.DataFrame":
     """Few rows, one of which breaks a rule about a single value if any row where `where = value` does; none for none.
 
     They are nobody's: least values, greatest ones, for each column with nulls a null, for each text every distinct one, and
@@ -77,11 +70,11 @@ def cover_rows(con: "duckdb.DuckDBPyConnection", table: Table, where: str, value
 
     chosen = f"FROM {table.sql_name} WHERE {where} = ?"
     # those that are there, of which the suite knows whether they should be
-    names = [column[0] for column in con.execute(f"SELECT * {chosen} LIMIT 0", [value]).description]
+    names = con.columns_of(table)
     asked = [f"{ask}({name})" for ask in ("min", "max", "count") for name in names]
     (rows, *found) = con.execute(f"SELECT count(*), {', '.join(asked)} {chosen}", [value]).fetchall()[0]
     if not rows:
-        return pd.DataFrame(columns=names)
+        return pd.DataFrame(columns=list(names))
     least, greatest, present = (
         dict(zip(names, some, strict=True))
         for some in (found[i : i + len(names)] for i in range(0, len(found), len(names)))
@@ -95,13 +88,12 @@ def cover_rows(con: "duckdb.DuckDBPyConnection", table: Table, where: str, value
             # good pseudonyms have one shape, so with the most that are looked at there are bad ones among them
             texts = con.execute(f"SELECT min({column.name}) {chosen} GROUP BY {shape} LIMIT {_MOST_SHAPES}", [value])
             cover += [{**least, column.name: text} for (text,) in texts.fetchall()]
-    return pd.DataFrame(cover, columns=names).drop_duplicates(ignore_index=True)
+    return pd.DataFrame(cover, columns=list(names)).drop_duplicates(ignore_index=True)
 
 
-def sample_rows(con: "duckdb.DuckDBPyConnection", table: Table, where: str, value: object) -> "pd.DataFrame":
+def sample_rows(con: Session, table: Table, where: str, value: object) -> "pd.DataFrame":
     """At most 100,000 of the rows where `where = value`, drawn at random."""
-    frame: pd.DataFrame = con.execute(
-        f"SELECT * FROM (SELECT * FROM {table.sql_name} WHERE {where} = ?) USING SAMPLE reservoir({_SAMPLE_ROWS} ROWS)",
-        [value],
-    ).df()
-    return frame
+    names = ", ".join(con.columns_of(table))
+    return con.frame(
+        f"SELECT {names} FROM {table.sql_name} WHERE {where} = ? ORDER BY random() LIMIT {_SAMPLE_ROWS}", [value]
+    )

@@ -12,7 +12,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -62,6 +62,10 @@ class Server:
         host = f"[{self.host}]" if ":" in self.host else self.host
         query = f"?{self.options}" if self.options else ""
         return f"postgresql://{login}@{host}:{self.port}/{quote(database, safe='')}{query}"
+
+    def without_password(self) -> "Server":
+        """Its URLs may be logged; libpq finds the password elsewhere."""
+        return replace(self, password="")
 
 
 def ensure_server(settings: Settings) -> Server:

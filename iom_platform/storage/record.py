@@ -5,7 +5,6 @@ How a cluster or a risk level is found, and who is asked for an export, does not
 
 import contextlib
 import getpass
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from itertools import islice
@@ -17,6 +16,7 @@ from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
 from iom_platform.settings import Settings
+from iom_platform.storage.postgres_rows import copy_in
 from iom_platform.storage.postgres_server import Server, ensure_server
 from iom_platform.storage.rows import arrow_type, hash_rows, partition_column, shape_rows, to_frame
 from iom_platform.tables import TABLES, Table
@@ -223,21 +223,12 @@ def append_rows(conn: Connection, table: Table, frame: "pd.DataFrame") -> None:
 
 
 def _copy(cursor: Any, table: Table, rows: "pa.Table") -> None:
-    import pyarrow.csv as arrow_csv
-
-    for batch in rows.to_batches(max_chunksize=100_000):
-        buffer = io.BytesIO()
-        # Arrow quotes every text and leaves null bare, which is how COPY tells '' from NULL
-        arrow_csv.write_csv(batch, buffer, arrow_csv.WriteOptions(include_header=False, quoting_style="needed"))
-        buffer.seek(0)
-        try:
-            cursor.copy_expert(
-                f"COPY {table.sql_name} ({', '.join(table.column_names)}) FROM STDIN (FORMAT csv)", buffer
-            )
-        except (psycopg2.IntegrityError, psycopg2.DataError) as error:
-            # PostgreSQL's DETAIL quotes the whole row
-            rule = error.diag.constraint_name or error.diag.column_name or "a type"
-            raise RecordError(f"{table.path} refuses rows that break {rule}; nothing was written") from None
+    try:
+        copy_in(cursor, table.sql_name, rows)
+    except (psycopg2.IntegrityError, psycopg2.DataError) as error:
+        # PostgreSQL's DETAIL quotes the whole row
+        rule = error.diag.constraint_name or error.diag.column_name or "a type"
+        raise RecordError(f"{table.path} refuses rows that break {rule}; nothing was written") from None
 
 
 def read_table(conn: Connection, table: Table, as_of_on: date | None = None) -> "pd.DataFrame":

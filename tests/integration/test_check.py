@@ -26,7 +26,9 @@ from iom_platform.extract.synthetic import write_twin
 from iom_platform.flow.checks import SUITE_CHECK
 from iom_platform.flow.extract import _judge, _read_for_suite
 from iom_platform.privacy.kanonymity import GENERALIZED
-from iom_platform.storage.warehouse import append_rows, frame_of, prepare_warehouse
+from iom_platform.storage.duckdb_session import DuckdbSession
+from iom_platform.storage.session import frame_of
+from iom_platform.storage.warehouse import append_rows, prepare_warehouse
 from iom_platform.tables import FILES, Table
 from tests.spine import IOM, read_extract, set_columns
 
@@ -270,7 +272,8 @@ def test_the_suites_say_of_a_check_what_they_say_of_a_run(extract: Path, name: s
     gate = _Keeping()
     survey = survey_delivery(delivery, gate, lambda file, rows: None)
     assert set(survey.suites) == broken
-    with duckdb.connect() as con:
+    with duckdb.connect() as connection:
+        con = DuckdbSession(connection)
         prepare_warehouse(con)
         landing = Landing(delivery, bytes(32))
         for file in delivery.files:

@@ -565,7 +565,7 @@ def test_identified_export_is_refused_without_the_role(spine: Spine, tmp_path: P
 _HOLD = """
 import sys
 from iom_platform.settings import PROJECT_ROOT, load_settings
-from iom_platform.storage.warehouse import warehouse_lock
+from iom_platform.storage.warehouse_lock import warehouse_lock
 with warehouse_lock(load_settings(), "hold for a test"):
     print("held", flush=True)
     sys.stdin.read()

@@ -336,6 +336,7 @@ def server_variables(raw: Frames, tmp_path: Path) -> Iterator[dict[str, str]]:
     import psycopg2
 
     from iom_platform.storage.postgres_server import ensure_server, stop_server
+    from iom_platform.storage.server_place import write_private
 
     settings = load_settings(home=tmp_path / "iom", postgres_url=None)
     server = ensure_server(settings)
@@ -347,8 +348,9 @@ def server_variables(raw: Frames, tmp_path: Path) -> Iterator[dict[str, str]]:
             for table in RAW:
                 copy_to_postgres(cursor, table, raw[table.name], tmp_path / "rows.csv")
         connection.close()
+        write_private(passfile := tmp_path / "pgpass", f"*:*:*:*:{server.password}\n")
         yield {"IOM_PGHOST": server.host, "IOM_PGPORT": str(server.port), "IOM_PGUSER": server.user,
-               "IOM_PGPASSWORD": server.password, "IOM_PGDATABASE": "iom"}  # fmt: skip
+               "IOM_PGDATABASE": "iom", "PGPASSFILE": str(passfile)}  # fmt: skip
     finally:
         stop_server(settings)
 
@@ -356,11 +358,11 @@ def server_variables(raw: Frames, tmp_path: Path) -> Iterator[dict[str, str]]:
 def test_postgresql_computes_the_same_features(dbt: Dbt, built: Path, server_variables: dict[str, str]) -> None:
     import psycopg2
 
-    dbt("test", EARLY, "--select", "source:*", "--target", "server", **server_variables)
-    dbt("run", EARLY, "--target", "server", **server_variables)
-    [strays] = dbt("test", EARLY, "--select", STRAYS_FOUND, "--target", "server", **server_variables)
+    dbt("test", EARLY, "--select", "source:*", "--target", "postgres", **server_variables)
+    dbt("run", EARLY, "--target", "postgres", **server_variables)
+    [strays] = dbt("test", EARLY, "--select", STRAYS_FOUND, "--target", "postgres", **server_variables)
     assert (strays.status, strays.failures) == ("warn", 14)
-    address = {key.removeprefix("IOM_PG").lower(): value for key, value in server_variables.items()}
+    address = {key.split("PG")[1].lower(): value for key, value in server_variables.items()}
     connection = psycopg2.connect(**{"dbname": address.pop("database"), **address})
     with connection, connection.cursor() as cursor:
         for table in FEATURES:

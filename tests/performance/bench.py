@@ -351,20 +351,20 @@ def print_pairs(pairs: list[tuple[float, float]], peak: int) -> None:
     )
 
 
-def run_benchmark(folder: Path, *, layout: str, students: int, pairs: int) -> int:
+def run_benchmark(folder: Path, *, engine: str, layout: str, students: int, pairs: int) -> int:
     """The exit code: 0, or 1 where a value differs."""
     home = folder / "home"
     home.mkdir()
     for name in [n for n in os.environ if n.startswith(("IOM_", "PG"))]:
         del os.environ[name]
-    os.environ["IOM_HOME"] = str(home)
+    os.environ |= {"IOM_HOME": str(home), "IOM_ENGINE": engine}
     from iom_platform.cli.environment import start_platform
     from iom_platform.storage.postgres_server import stop_server
 
     began = time.monotonic()
     extract = write_extract(folder / "extract", layout, students)
     clicks, running = extract.rows["studentVle.csv"], extract.running
-    print(f"Twin of {students:,} students, layout {layout!r}, {clicks:,} click rows, of which {sum(p.click_rows for p in running):,} in the "
+    print(f"Engine {engine}. Twin of {students:,} students, layout {layout!r}, {clicks:,} click rows, of which {sum(p.click_rows for p in running):,} in the "
           f"{len(running)} of {len(extract.presentations)} presentations that run on {AS_OF}; written in {time.monotonic() - began:.0f} s.", flush=True)  # fmt: skip
     try:
         stages, sampler = run_stages(home, extract.path)
@@ -385,6 +385,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.performance.bench", description=__doc__.splitlines()[0] if __doc__ else None
     )
+    parser.add_argument("--engine", choices=["duckdb", "postgres"], default="duckdb", help="where the warehouse is")
     parser.add_argument(
         "--layout",
         choices=sorted(LAYOUTS),
@@ -395,7 +396,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pairs", type=int, default=3, help="comparisons with pandas; 0 for none")
     parser.add_argument("--keep", type=Path, help="folder to work in and to leave behind; default: a temporary one")
     given: Any = parser.parse_args(arguments)
-    options = {"layout": given.layout, "students": given.students or LAYOUTS[given.layout], "pairs": given.pairs}
+    students = given.students or LAYOUTS[given.layout]
+    options = {"engine": given.engine, "layout": given.layout, "students": students, "pairs": given.pairs}
     if given.keep:
         given.keep.mkdir(parents=True)
         return run_benchmark(given.keep.resolve(), **options)

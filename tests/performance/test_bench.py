@@ -15,7 +15,7 @@ import pytest
 from iom_platform.extract import SOURCES
 from iom_platform.extract.landing import Landing
 from iom_platform.settings import PROJECT_ROOT, load_settings
-from iom_platform.storage.warehouse import append_rows, open_warehouse, prepare_warehouse, transaction
+from iom_platform.storage.warehouse import append_rows, open_warehouse, prepare_warehouse
 from iom_platform.tables import DELIVERIES, STUDENT_TERM
 from tests.performance import bench, hand
 
@@ -30,7 +30,7 @@ def _land(extract: Path) -> None:
            datetime(2014, 3, 4, tzinfo=UTC).replace(tzinfo=None))  # fmt: skip
     with open_warehouse(load_settings(), purpose="land a small twin", write=True) as con:
         prepare_warehouse(con)
-        with transaction(con):
+        with con.transaction():
             for file in delivery.files:
                 for batch in landing.read(file):
                     append_rows(con, file.table, batch.rows)

@@ -16,7 +16,7 @@ from iom_platform.settings import PROJECT_ROOT
 PROJECT = PROJECT_ROOT / "dbt_project"
 MODELS = PROJECT / "models"
 MANIFEST = PROJECT / "target" / "manifest.json"
-TYPES = {"text": "varchar", "int": "integer", "bigint": "bigint", "float": "double precision", "bool": "boolean",
+TYPES = {"text": "text", "int": "integer", "bigint": "bigint", "float": "double precision", "bool": "boolean",
          "date": "date", "timestamp": "timestamp"}  # fmt: skip
 FEATURES = [t for t in tables.TABLES if t.stage == "features"]
 

@@ -13,21 +13,24 @@ from iom_platform.flow.extract import (
     _refuse_foreign_courses,
     refuse_other_declaration,
 )
+from iom_platform.storage.duckdb_session import DuckdbSession
+from iom_platform.storage.session import Session
 from iom_platform.storage.warehouse import prepare_warehouse
 
 
 @pytest.fixture
-def con() -> Iterator[duckdb.DuckDBPyConnection]:
+def con() -> Iterator[Session]:
     with duckdb.connect() as connection:
-        prepare_warehouse(connection)
-        yield connection
+        con = DuckdbSession(connection)
+        prepare_warehouse(con)
+        yield con
 
 
 def _delivery(name: str, day: int, scope: Scope = "full", source: str = "oulad") -> Delivery:
     return Delivery(source, name, name, date(2026, 5, day), scope, (), (), ())
 
 
-def _land(con: duckdb.DuckDBPyConnection, delivery: Delivery, *, is_accepted: bool = True) -> Delivery:
+def _land(con: Session, delivery: Delivery, *, is_accepted: bool = True) -> Delivery:
     """The delivery with the course M1-2025J."""
     d = delivery
     con.execute(
@@ -41,7 +44,7 @@ def _land(con: duckdb.DuckDBPyConnection, delivery: Delivery, *, is_accepted: bo
     return delivery
 
 
-def test_only_an_accepted_delivery_claims_a_course(con: duckdb.DuckDBPyConnection) -> None:
+def test_only_an_accepted_delivery_claims_a_course(con: Session) -> None:
     _land(con, _delivery("typo", 1, source="synthetic"), is_accepted=False)
     ours = _land(con, _delivery("ours", 2), is_accepted=False)
     _refuse_foreign_courses(con, ours)
@@ -51,7 +54,7 @@ def test_only_an_accepted_delivery_claims_a_course(con: duckdb.DuckDBPyConnectio
     assert "course M1-2025J was delivered by source synthetic before" in str(refused.value.description)
 
 
-def test_the_same_bytes_may_not_declare_another_day_or_scope(con: duckdb.DuckDBPyConnection) -> None:
+def test_the_same_bytes_may_not_declare_another_day_or_scope(con: Session) -> None:
     assert not refuse_other_declaration(con, _delivery("a", 1))
     _land(con, _delivery("a", 1))
     assert refuse_other_declaration(con, _delivery("a", 1))
@@ -67,7 +70,7 @@ def test_the_same_bytes_may_not_declare_another_day_or_scope(con: duckdb.DuckDBP
         )
 
 
-def test_an_increment_is_told_that_it_adds_to_nothing_yet(con: duckdb.DuckDBPyConnection) -> None:
+def test_an_increment_is_told_that_it_adds_to_nothing_yet(con: Session) -> None:
     _land(con, _delivery("more", 1, "increment"))
     _land(con, _delivery("bad", 1), is_accepted=False)
     _land(con, _delivery("other", 1, source="synthetic"))
