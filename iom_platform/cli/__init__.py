@@ -273,6 +273,25 @@ def env() -> None:
 
 
 @app.command()
+def backup(out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not be there yet.")]) -> None:
+    """Write databases, warehouse, models and reports of one moment to a folder, without the pseudonym key."""
+    from iom_platform.cli.backups import back_up
+
+    back_up(out)
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What `iom backup` wrote.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Although this home holds rows; they are lost.")] = False,
+) -> None:
+    """Make the platform again from a backup, beside the pseudonym key that belongs to it."""
+    from iom_platform.cli.backups import restore
+
+    restore(folder, replace=replace)
+
+
+@app.command()
 def doctor() -> None:
     """Say which settings are in force, which are not yet, and what is wrong."""
     from iom_platform.cli.health import examine
