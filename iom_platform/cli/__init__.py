@@ -138,6 +138,19 @@ def audit() -> None:
 
 
 @app.command()
+def migrate(
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="REVISION", help="Forward or back to this one; default the newest.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Only list the revisions, and which the record has.")] = False,
+) -> None:
+    """Take the record's tables to a revision; every other command takes them to the newest."""
+    from iom_platform.cli.migrate import migrate_to, show_revisions
+
+    show_revisions(to) if show else migrate_to(to)
+
+
+@app.command()
 def synth(
     out: Annotated[Path, typer.Option("--out", help="Folder to write the extract to.")],
     students: Annotated[int, typer.Option("--students", min=1, help="Number of students.")] = 600,

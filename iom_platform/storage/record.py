@@ -7,15 +7,17 @@ import contextlib
 import getpass
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import psycopg2.errors
-from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
 from iom_platform.settings import Settings
+from iom_platform.storage.access import READER, grant_statement
+from iom_platform.storage.migrate import is_migrated, migrate
 from iom_platform.storage.postgres_rows import copy_in
 from iom_platform.storage.postgres_server import Server, ensure_server
 from iom_platform.storage.rows import arrow_type, hash_rows, partition_column, shape_rows, to_frame
@@ -26,62 +28,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DATABASE = "iom"
-READER = "identity_reader"
-_PREPARE_LOCK = 7001
-_TYPES = {
-    "text": "text", "json": "jsonb", "int": "integer", "bigint": "bigint", "float": "double precision",
-    "bool": "boolean", "date": "date", "timestamp": "timestamptz",
-}  # fmt: skip
-# rules that a type cannot say; NaN is greater than 1 in PostgreSQL, so BETWEEN refuses it too
-_CHECKS = {
-    "clustering/assignments": ("confidence BETWEEN 0 AND 1", "cluster >= -1", "model_version >= 1"),
-    "clustering/promotions": ("model_version >= 1", "(withdrawn_at IS NULL) = (withdrawn_because IS NULL)"),
-    "clustering/lineage": (
-        "cluster_uid ~ '^c-[0-9a-f]{8}$'",
-        "change IN ('same', 'split', 'merged', 'born', 'died')",
-        "(change IN ('merged', 'died')) = (cluster IS NULL)",
-        "(change IN ('same', 'split')) = (from_uid IS NOT NULL)",
-        "(change = 'same') = (from_uid IS NOT DISTINCT FROM cluster_uid)",
-        "(change = 'merged') = (into_uid IS NOT NULL)",
-        "overlap BETWEEN 0 AND 1",
-        "center_distance BETWEEN 0 AND 1",
-        "share BETWEEN 0 AND 1",
-    ),
-    "risk/student_risk": (
-        "risk_level IN ('LOW', 'MEDIUM', 'HIGH', 'UNKNOWN')",
-        "risk_score BETWEEN 0 AND 1",
-        "(risk_level = 'UNKNOWN') = (risk_score IS NULL)",
-        "risk_level <> 'UNKNOWN' OR (cluster IS NULL AND cluster_uid IS NULL AND model_name IS NULL AND model_version IS NULL)",
-    ),
-}
-_IDENTITY_DDL = (
-    """CREATE TABLE identity.students (
-        source text NOT NULL, student_id text NOT NULL, student_pseudonym text NOT NULL,
-        PRIMARY KEY (source, student_id), UNIQUE (student_pseudonym))""",
-    # The only way in. It counts the pairs that are there afterward, because DO NOTHING also swallows a pseudonym that
-    # another student has, and a student who had another pseudonym.
-    """CREATE FUNCTION identity.save_students(the_source text, ids text[], pseudonyms text[]) RETURNS bigint
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    DECLARE added bigint; lost bigint;
-    BEGIN
-        INSERT INTO identity.students
-            SELECT the_source, p.id, p.pseudonym FROM unnest(ids, pseudonyms) AS p (id, pseudonym) ON CONFLICT DO NOTHING;
-        GET DIAGNOSTICS added = ROW_COUNT;
-        SELECT count(*) INTO lost FROM unnest(ids, pseudonyms) AS p (id, pseudonym)
-            LEFT JOIN identity.students s
-                ON s.source = the_source AND s.student_id = p.id AND s.student_pseudonym = p.pseudonym
-            WHERE s.source IS NULL;
-        IF lost > 0 THEN RAISE unique_violation USING MESSAGE = lost::text; END IF;
-        RETURN added;
-    END $$""",
-    "REVOKE ALL ON FUNCTION identity.save_students FROM PUBLIC",
-)
-_AUDIT_DDL = """CREATE TABLE IF NOT EXISTS audit.exports (
-    exported_at timestamptz NOT NULL DEFAULT now(), actor text NOT NULL DEFAULT session_user, table_name text NOT NULL,
-    as_of_on date, rows bigint NOT NULL, reason text NOT NULL CHECK (btrim(reason) <> ''), account text)"""
-# what an earlier version of the platform made without it
-_AUDIT_ACCOUNT_DDL = "ALTER TABLE audit.exports ADD COLUMN IF NOT EXISTS account text"
-_LATER_COLUMNS = ("cluster_uid", "withdrawn_because", "withdrawn_at")
 
 
 class RecordError(RuntimeError):
@@ -128,80 +74,17 @@ def record_tables() -> tuple[Table, ...]:
 
 
 def prepare_record(settings: Settings) -> None:
-    """Create what is missing of schemas, tables, identity map and audit; repeatable."""
-    with open_record(settings) as connection, connection.cursor() as cursor:
-        # CREATE ... IF NOT EXISTS of two commands at once collide in the catalog
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_PREPARE_LOCK,))
-        for schema in ("clustering", "risk", "audit"):
-            cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-        for table in record_tables():
-            cursor.execute(_table_ddl(table))
-            _add_later_columns(cursor, table)
-            _check_columns(cursor, table)
-        cursor.execute(_AUDIT_DDL)
-        cursor.execute(_AUDIT_ACCOUNT_DDL)
-        cursor.execute("REVOKE UPDATE, DELETE, TRUNCATE ON audit.exports FROM PUBLIC, CURRENT_USER")
-        _prepare_identity(cursor)
+    """Take the record to the newest revision; where it is there, which every command asks, no lock is asked for."""
+    connect = partial(_connect, ensure_server(settings))
+    with contextlib.closing(connect()) as connection:
+        if is_migrated(connection):
+            return
+    migrate(connect)
 
 
-def _table_ddl(table: Table) -> str:
-    parts = [f"{c.name} {_TYPES[c.dtype]}{'' if c.nullable else ' NOT NULL'}" for c in table.columns]
-    if table.key:
-        parts.append(f"PRIMARY KEY ({', '.join(table.key)})")
-    parts += [f"CHECK ({rule})" for rule in _CHECKS.get(table.path, ())]
-    return f"CREATE TABLE IF NOT EXISTS {table.sql_name} ({', '.join(parts)})"
-
-
-def _add_later_columns(cursor: Any, table: Table) -> None:
-    """Columns that an earlier version of the platform made the table without; where none is missing no lock is asked for."""
-    present = _present_columns(cursor, table)
-    for column in table.columns:
-        if column.name in _LATER_COLUMNS and column.name not in present:
-            cursor.execute(
-                f"ALTER TABLE {table.sql_name} ADD COLUMN IF NOT EXISTS {column.name} {_TYPES[column.dtype]}"
-            )
-
-
-def _present_columns(cursor: Any, table: Table) -> set[str]:
-    cursor.execute(
-        "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s",
-        (table.stage, table.name),
-    )
-    return {row[0] for row in cursor.fetchall()}
-
-
-def _check_columns(cursor: Any, table: Table) -> None:
-    if _present_columns(cursor, table) != set(table.column_names):  # a column that was added stands last
-        raise RecordError(
-            f"{table.path} in the record has other columns than tables.py; export it, drop the table and run again"
-        )
-
-
-def _prepare_identity(cursor: Any) -> None:
-    """The map belongs to identity_reader, not to the connection role: an owner could grant itself anything."""
-    cursor.execute(
-        "SELECT to_regclass('identity.students') IS NOT NULL, EXISTS (SELECT FROM pg_roles WHERE rolname = %s)",
-        (READER,),
-    )
-    is_there, has_role = cursor.fetchone()
-    if is_there:
-        return
-    try:
-        if not has_role:
-            cursor.execute(f"CREATE ROLE {READER} NOLOGIN")
-        cursor.execute(f"CREATE SCHEMA identity AUTHORIZATION {READER}")
-        cursor.execute(f"SET LOCAL ROLE {READER}")
-        for statement in _IDENTITY_DDL:
-            cursor.execute(statement)
-        cursor.execute("GRANT USAGE ON SCHEMA identity TO SESSION_USER")
-        cursor.execute("GRANT EXECUTE ON FUNCTION identity.save_students TO SESSION_USER")
-        cursor.execute("RESET ROLE")
-    except psycopg2.errors.InsufficientPrivilege:
-        cursor.connection.rollback()
-        raise RecordError(
-            f"the identity map cannot be made without the role {READER}; have an administrator run: CREATE ROLE {READER} NOLOGIN; "
-            f"{_grant_statement(cursor)}; and run again (the grant may be revoked afterward)"
-        ) from None
+def migrate_record(settings: Settings, to: str | None) -> tuple[str, str]:
+    """Take the record to a revision, by default the newest, forward or back; see `migrate`."""
+    return migrate(partial(_connect, ensure_server(settings)), to)
 
 
 # -- tables --------------------------------------------------------------------------------------------
@@ -356,18 +239,4 @@ def _is_member(cursor: Any) -> bool:
 
 
 def _not_allowed(cursor: Any) -> str:
-    return f"the session is no member of {READER}, so no student id is shown; an administrator can run: {_grant_statement(cursor)}"
-
-
-def _grant_statement(cursor: Any) -> str:
-    """What lets the session read identities on purpose, but never in passing."""
-    cursor.execute("SELECT session_user")
-    names = {"reader": sql.Identifier(READER), "user": sql.Identifier(cursor.fetchone()[0])}
-    # INHERIT is an option of the grant since PostgreSQL 16, before it was one of the role
-    is_new = cursor.connection.server_version >= 160000
-    text = (
-        "GRANT {reader} TO {user} WITH INHERIT FALSE"
-        if is_new
-        else "ALTER ROLE {user} NOINHERIT; GRANT {reader} TO {user}"
-    )
-    return str(sql.SQL(text).format(**names).as_string(cursor))
+    return f"the session is no member of {READER}, so no student id is shown; an administrator can run: {grant_statement(cursor)}"

@@ -1,0 +1,325 @@
+"""The record's revisions on a real server: forward, back, adopted, refused, and two at once."""
+
+import contextlib
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psycopg2
+import pytest
+
+from iom_platform.cli.migrate import migrate_to, show_revisions
+from iom_platform.cli.runs import UsageError
+from iom_platform.settings import Settings
+from iom_platform.storage import migrate as revisions
+from iom_platform.storage import promotions, record
+from iom_platform.storage.migrate import BASE, MigrationError, is_migrated, list_revisions, migrate, read_revision
+from iom_platform.storage.postgres_server import ensure_server
+from iom_platform.tables import ASSIGNMENTS, PROFILES, STUDENT_RISK
+from tests.plants import valid_frame
+
+DAY = date(2013, 12, 16)
+NEWEST = list_revisions()[-1]
+TYPES = {
+    "text": "text", "int": "integer", "bigint": "bigint", "float": "double precision", "bool": "boolean", "date": "date",
+    "timestamp": "timestamp with time zone", "json": "jsonb",
+}  # fmt: skip
+Connect = Callable[[], record.Connection]
+
+
+@pytest.fixture
+def connect(settings: Settings) -> Iterator[Connect]:
+    """What opens a connection to an empty database of the test's own."""
+    server, name = ensure_server(settings), f"record_{uuid.uuid4().hex[:8]}"
+    with contextlib.closing(psycopg2.connect(server.url("iom"))) as admin, admin.cursor() as cursor:
+        admin.autocommit = True
+        cursor.execute(f"CREATE DATABASE {name}")
+        yield lambda: psycopg2.connect(server.url(name))
+        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _ask(connect: Connect, *statements: str) -> list[tuple[Any, ...]]:
+    """What the last statement returns; all are committed."""
+    with contextlib.closing(connect()) as conn, conn.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+        found = cursor.fetchall() if cursor.description else []
+        conn.commit()
+        return list(found)
+
+
+def _fill(connect: Connect) -> None:
+    """Rows in every table of the record but the identity map and the audit."""
+    promoted = {
+        "model_name": "student_clusters", "model_version": 1, "algorithm": "kmeans", "trained_as_of": DAY,
+        "fit_key": "key", "reason": "first", "mlflow_run_id": "r", "promoted_at": datetime(2014, 1, 1, tzinfo=UTC),
+    }  # fmt: skip
+    lineage = {
+        "model_name": "student_clusters", "model_version": 1, "cluster_uid": "c-0a1b2c3d", "change": "born", "cluster": 0,
+        "name": "steady", "from_uid": None, "into_uid": None, "former_version": None, "overlap": None,
+        "center_distance": None, "share": 1.0,
+    }  # fmt: skip
+    with contextlib.closing(connect()) as conn:
+        promotions.save_promotion(conn, promoted)
+        promotions.save_lineage(conn, pd.DataFrame([lineage]))
+        for table in (ASSIGNMENTS, PROFILES, STUDENT_RISK):
+            record.replace_partition(conn, table, DAY, valid_frame(table.path, 3).assign(as_of_on=DAY))
+        conn.commit()
+
+
+def _hashes(connect: Connect) -> dict[str, str]:
+    with contextlib.closing(connect()) as conn:
+        return {table.path: record.hash_table(conn, table) for table in record.record_tables()}
+
+
+def _schema(connect: Connect) -> list[tuple[Any, ...]]:
+    """Every column, rule, index, policy and function, and who may do what with which table."""
+    return _ask(
+        connect,
+        """SELECT 'column', attrelid::regclass::text, attname, atttypid::regtype::text, attnotnull::text
+            FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped
+            AND attrelid IN (SELECT oid FROM pg_class WHERE relnamespace::regnamespace::text !~ '^(pg_|information_schema)')
+        UNION ALL SELECT 'rule', conrelid::regclass::text, conname, pg_get_constraintdef(oid), '' FROM pg_constraint
+            WHERE conrelid <> 0
+        UNION ALL SELECT 'table', oid::regclass::text, relacl::text, relrowsecurity::text, relforcerowsecurity::text
+            FROM pg_class WHERE relnamespace::regnamespace::text !~ '^(pg_|information_schema)'
+        UNION ALL SELECT 'policy', polrelid::regclass::text, polname, pg_get_expr(polqual, polrelid), '' FROM pg_policy
+        ORDER BY 1, 2, 3, 4""",
+    )
+
+
+# -- forward -------------------------------------------------------------------------------------------
+
+
+def test_an_empty_database_gets_what_tables_py_says(connect: Connect) -> None:
+    assert migrate(connect) == (BASE, NEWEST)
+    assert migrate(connect) == (NEWEST, NEWEST)
+    found: dict[str, list[tuple[str, str, bool]]] = {}
+    for schema, table, *column in _ask(
+        connect,
+        "SELECT table_schema, table_name, column_name, data_type, is_nullable = 'YES' FROM information_schema.columns "
+        "ORDER BY ordinal_position",
+    ):
+        found.setdefault(f"{schema}/{table}", []).append(tuple(column))  # type: ignore[arg-type]
+    keys = dict(
+        _ask(
+            connect,
+            "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'p'",
+        )
+    )
+    for table in record.record_tables():
+        assert sorted(found[table.path]) == sorted((c.name, TYPES[c.dtype], c.nullable) for c in table.columns)
+        assert keys[table.sql_name] == f"PRIMARY KEY ({', '.join(table.key)})"
+    assert {path for path in found if path.startswith(("clustering/", "risk/"))} >= {
+        t.path for t in record.record_tables()
+    }
+
+
+def test_the_revisions_are_one_line_in_the_order_of_their_names() -> None:
+    from alembic.script import ScriptDirectory
+
+    walked = list(ScriptDirectory(str(revisions._FOLDER)).walk_revisions())
+    assert [script.revision for script in reversed(walked)] == list(list_revisions())
+    assert [what for _, what in revisions.describe_revisions()] == [
+        script.module.__doc__.partition("\n")[0] for script in reversed(walked)
+    ]
+    assert all(callable(script.module.downgrade) for script in walked)
+
+
+def test_a_command_that_finds_the_newest_revision_imports_no_alembic(settings: Settings) -> None:
+    record.prepare_record(settings)
+    code = (
+        "import sys; from iom_platform.settings import Settings; from iom_platform.storage.record import prepare_record\n"
+        f"prepare_record(Settings(home={str(settings.home)!r}))\n"
+        "print({'alembic', 'sqlalchemy'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
+
+
+# -- a record of before there were revisions -----------------------------------------------------------
+
+_BEFORE = (
+    "DROP SCHEMA migrations CASCADE",
+    *(f"ALTER TABLE {t} DROP COLUMN cluster_uid CASCADE" for t in ("clustering.assignments", "clustering.profiles", "risk.student_risk")),
+    *(f"ALTER TABLE clustering.promotions DROP COLUMN {c} CASCADE" for c in ("withdrawn_at", "withdrawn_because")),
+    "ALTER TABLE audit.exports DROP COLUMN account",
+)  # fmt: skip
+
+
+def test_a_record_of_before_is_adopted_with_its_rows(connect: Connect) -> None:
+    migrate(connect, "0001")
+    _fill(connect)
+    _ask(connect, "SELECT identity.save_students('s', '{1,2}', '{p1,p2}')")
+    _ask(connect, *_BEFORE)
+    assert migrate(connect) == (BASE, NEWEST)
+    with contextlib.closing(connect()) as conn:
+        for table in record.record_tables():
+            found = record.read_table(conn, table)
+            assert tuple(found.columns) == table.column_names and len(found), table.path
+        assert record.read_table(conn, ASSIGNMENTS)["cluster_uid"].isna().all()
+    assert _ask(connect, "SELECT identity.save_students('s', '{1,2,3}', '{p1,p2,p3}')") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE clustering.assignments ADD COLUMN surplus text",
+        "ALTER TABLE clustering.assignments DROP COLUMN confidence",
+        "ALTER TABLE clustering.assignments ALTER COLUMN cluster TYPE bigint",
+        "ALTER TABLE clustering.assignments ALTER COLUMN cluster DROP NOT NULL",
+    ],
+)
+def test_a_record_of_another_shape_is_refused_each_time(connect: Connect, change: str) -> None:
+    migrate(connect, "0001")
+    _ask(connect, "DROP SCHEMA migrations CASCADE", change)
+    for _ in range(2):
+        with pytest.raises(MigrationError, match=r"clustering.assignments was made with other columns .* run again"):
+            migrate(connect)
+
+
+# -- back ----------------------------------------------------------------------------------------------
+
+
+def test_down_and_up_keeps_every_row_and_the_schema(connect: Connect) -> None:
+    migrate(connect)
+    _fill(connect)
+    hashes, schema = _hashes(connect), _schema(connect)
+    for revision in reversed(list_revisions()[:-1]):
+        assert migrate(connect, revision)[1] == revision
+        assert _hashes(connect) == hashes
+    assert migrate(connect)[1] == NEWEST
+    assert (_hashes(connect), _schema(connect)) == (hashes, schema)
+
+
+@pytest.mark.parametrize(
+    ("table", "statement"),
+    [
+        ("audit.exports", "INSERT INTO audit.exports (table_name, rows, reason) VALUES ('t', 1, 'r')"),
+        ("identity.students", "SELECT identity.save_students('s', '{1}', '{p1}')"),
+        ("clustering.promotions", "INSERT INTO clustering.promotions VALUES ('m', 1, 'a', '2013-12-16', 'k', 'r', NULL, 'r', now(), NULL)"),
+    ],
+)  # fmt: skip
+def test_what_would_lose_rows_is_refused(connect: Connect, table: str, statement: str) -> None:
+    migrate(connect)
+    _ask(connect, statement)
+    schema = _schema(connect)
+    with pytest.raises(MigrationError, match=f"would lose the rows of {table}, and nothing was changed"):
+        migrate(connect, BASE)
+    assert _schema(connect) == schema
+
+
+def test_an_empty_record_goes_all_the_way_back_and_comes_again(connect: Connect) -> None:
+    migrate(connect)
+    schema = _schema(connect)
+    assert migrate(connect, BASE) == (NEWEST, BASE)
+    assert _ask(connect, "SELECT to_regclass('risk.student_risk'), to_regclass('audit.exports')") == [(None, None)]
+    assert migrate(connect) == (BASE, NEWEST)
+    assert _schema(connect) == schema
+
+
+# -- what is refused -----------------------------------------------------------------------------------
+
+
+def test_a_record_of_a_later_version_is_refused(connect: Connect) -> None:
+    migrate(connect)
+    _ask(connect, "UPDATE migrations.record SET version_num = '9999'")
+    sentence = f"at revision 9999, which this version .* does not know.*iom migrate --to {NEWEST}"
+    with pytest.raises(MigrationError, match=sentence):
+        migrate(connect)
+    with contextlib.closing(connect()) as conn, pytest.raises(MigrationError, match=sentence):
+        is_migrated(conn)
+
+
+def test_an_unknown_revision_is_refused(connect: Connect) -> None:
+    with pytest.raises(MigrationError, match=r"there is no revision '0815'; `iom migrate --show` lists them"):
+        migrate(connect, "0815")
+
+
+def test_a_revision_that_fails_leaves_everything_as_it_was(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    migrate(connect)
+    _fill(connect)
+    before = _schema(connect), _hashes(connect)
+    shutil.copytree(revisions._FOLDER, tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "migrations" / "versions" / "9998_good.py").write_text(
+        f'"""Good."""\nfrom alembic import op\nrevision, down_revision = "9998", "{NEWEST}"\n'
+        'def upgrade(): op.execute("CREATE TABLE risk.halfway (a int)"); op.execute("DELETE FROM clustering.assignments")\n'
+    )
+    (tmp_path / "migrations" / "versions" / "9999_broken.py").write_text(
+        '"""Broken."""\nfrom alembic import op\nrevision, down_revision = "9999", "9998"\n'
+        "def upgrade(): op.execute(\"ALTER TABLE risk.student_risk ADD CHECK (student_pseudonym = 'x')\")\n"
+    )
+    monkeypatch.setattr(revisions, "_FOLDER", tmp_path / "migrations")
+    with pytest.raises(
+        MigrationError, match=rf"cannot go from revision {NEWEST} to 9999, and stays as it was"
+    ) as refusal:
+        migrate(connect)
+    assert refusal.value.__cause__ is None and valid_frame(STUDENT_RISK.path, 1)["student_pseudonym"][0] not in str(
+        refusal.value
+    )
+    monkeypatch.undo()
+    assert (_schema(connect), _hashes(connect)) == before
+    assert _ask(connect, "SELECT version_num FROM migrations.record") == [(NEWEST,)]
+
+
+def test_of_two_at_once_one_waits(connect: Connect) -> None:
+    found: list[Any] = []
+
+    def go() -> None:
+        try:
+            found.append(migrate(connect))
+        except Exception as error:
+            found.append(error)
+
+    with contextlib.closing(connect()) as holder, holder.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (revisions._LOCK,))
+        threads = [threading.Thread(target=go, daemon=True) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        deadline = time.monotonic() + 60
+        while _ask(connect, waiting) != [(2,)]:
+            assert time.monotonic() < deadline and not found, found
+            time.sleep(0.05)
+        holder.rollback()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert sorted(found) == sorted([(BASE, NEWEST), (NEWEST, NEWEST)])
+
+
+# -- the command ---------------------------------------------------------------------------------------
+
+
+def test_the_command_shows_goes_back_and_forward(
+    stopped_settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IOM_HOME", str(stopped_settings.home))
+    show_revisions(None)
+    assert [line.split("  ")[:2] for line in capsys.readouterr().out.splitlines()] == [
+        [revision, "to come"] for revision in list_revisions()
+    ]
+    migrate_to("0001")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "The record went from base to revision 0001."
+    assert len(said) == 1 or said[1].startswith(
+        f"The next command of this version of the platform takes it to {NEWEST}"
+    )
+    show_revisions(None)
+    assert capsys.readouterr().out.splitlines()[0].startswith("0001  applied  The record's tables")
+    migrate_to(None)
+    migrate_to(NEWEST)
+    assert capsys.readouterr().out.splitlines()[-1] == f"The record is at revision {NEWEST}."
+    with record.open_record(stopped_settings) as conn, conn.cursor() as cursor:
+        assert read_revision(cursor) == NEWEST
+    with pytest.raises(UsageError, match="leave one of them away"):
+        show_revisions("0001")
