@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg2.extensions import connection as Connection
 
-from iom_platform.storage.access import make_roles
+from iom_platform.storage.access import grant_rights, is_granted, make_roles
 
 SCHEMA, TABLE = "migrations", "record"  # where the revision is kept
 BASE = "base"  # before the first revision
@@ -35,9 +35,9 @@ def describe_revisions() -> Iterator[tuple[str, str]]:
 
 
 def is_migrated(conn: Connection) -> bool:
-    """Whether the record is at the newest revision; asks one question, and for no lock."""
+    """Whether the record is at the newest revision and its rights are granted; asks for no lock."""
     with conn.cursor() as cursor:
-        return read_revision(cursor) == list_revisions()[-1]
+        return read_revision(cursor) == list_revisions()[-1] and is_granted(cursor)
 
 
 def read_revision(cursor: Any) -> str:
@@ -89,6 +89,7 @@ def migrate(connect: Callable[[], Connection], to: str | None = None) -> tuple[s
                 f"the record cannot go from revision {before} to {target}, and stays as it was ({said}); mend that, and run "
                 "`iom migrate`"
             ) from None
+        grant_rights(cursor)
     return before, target
 
 

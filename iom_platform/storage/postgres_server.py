@@ -22,6 +22,7 @@ import psycopg2.extensions
 from psycopg2 import sql
 
 from iom_platform.settings import Settings
+from iom_platform.storage.access import READER, ROLES
 from iom_platform.storage.server_place import Place, ServerError, find_place, recorded_location, write_private
 
 DATABASES = ("iom", "dagster", "mlflow")
@@ -327,9 +328,11 @@ def _set_up(folder: Path, port: int) -> None:
         if "iom" not in roles:
             cursor.execute("CREATE ROLE iom LOGIN NOSUPERUSER CREATEDB NOCREATEROLE")
         cursor.execute("ALTER ROLE iom PASSWORD %s", (_secret(folder / "password"),))
-        if "identity_reader" not in roles:
-            cursor.execute("CREATE ROLE identity_reader NOLOGIN")
-            cursor.execute("GRANT identity_reader TO iom WITH INHERIT FALSE, SET TRUE")
+        for role in ROLES:
+            if role not in roles:
+                cursor.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
+        if READER not in roles:
+            cursor.execute(f"GRANT {READER} TO iom WITH INHERIT FALSE, SET TRUE")
         connection.commit()
         connection.autocommit = True
         _create_databases(cursor, "iom")

@@ -16,7 +16,7 @@ import psycopg2.errors
 from psycopg2.extensions import connection as Connection
 
 from iom_platform.settings import Settings
-from iom_platform.storage.access import READER, grant_statement
+from iom_platform.storage.access import READER, AccessError, grant_statement
 from iom_platform.storage.migrate import is_migrated, migrate
 from iom_platform.storage.postgres_rows import copy_in
 from iom_platform.storage.postgres_server import Server, ensure_server
@@ -74,17 +74,29 @@ def record_tables() -> tuple[Table, ...]:
 
 
 def prepare_record(settings: Settings) -> None:
-    """Take the record to the newest revision; where it is there, which every command asks, no lock is asked for."""
-    connect = partial(_connect, ensure_server(settings))
-    with contextlib.closing(connect()) as connection:
+    """Take the record to the newest revision and grant what is to be; where all is done, no lock is asked for."""
+    server = ensure_server(settings)
+    with contextlib.closing(_connect(server)) as connection:
         if is_migrated(connection):
             return
-    migrate(connect)
+    _migrate(server)
 
 
 def migrate_record(settings: Settings, to: str | None) -> tuple[str, str]:
     """Take the record to a revision, by default the newest, forward or back; see `migrate`."""
-    return migrate(partial(_connect, ensure_server(settings)), to)
+    return _migrate(ensure_server(settings), to)
+
+
+def _migrate(server: Server, to: str | None = None) -> tuple[str, str]:
+    try:
+        return migrate(partial(_connect, server), to)
+    except AccessError:
+        if not server.is_embedded:
+            raise
+        raise RecordError(
+            "the embedded PostgreSQL server runs since before this version of the platform and lacks its roles; stop it with "
+            "`iom down`, and run again"
+        ) from None
 
 
 # -- tables --------------------------------------------------------------------------------------------
@@ -95,19 +107,29 @@ def replace_partition(conn: Connection, table: Table, as_of_on: date, frame: "pd
     rows = shape_rows(table, frame, partition=as_of_on)
     with conn.cursor() as cursor:
         cursor.execute(f"DELETE FROM {table.sql_name} WHERE {partition_column(table)} = %s", (as_of_on,))
-        _copy(cursor, table, rows)
+        _write(cursor, table, rows)
     return len(rows)
 
 
 def append_rows(conn: Connection, table: Table, frame: "pd.DataFrame") -> None:
     """Add rows in the caller's transaction; RecordError names the rule that one of them breaks."""
     with conn.cursor() as cursor:
-        _copy(cursor, table, shape_rows(table, frame))
+        _write(cursor, table, shape_rows(table, frame))
 
 
-def _copy(cursor: Any, table: Table, rows: "pa.Table") -> None:
+def _write(cursor: Any, table: Table, rows: "pa.Table") -> None:
+    """COPY refuses a table with row-level security, so its rows pass through a temporary one."""
+    cursor.execute("SELECT row_security_active(%s)", (table.sql_name,))
+    is_secured = cursor.fetchone()[0]
+    target = f"pg_temp.{table.name}" if is_secured else table.sql_name
+    if is_secured:
+        cursor.execute(f"CREATE TEMP TABLE {table.name} (LIKE {table.sql_name})")
     try:
-        copy_in(cursor, table.sql_name, rows)
+        copy_in(cursor, target, rows)
+        if is_secured:
+            names = ", ".join(table.column_names)
+            cursor.execute(f"INSERT INTO {table.sql_name} ({names}) SELECT {names} FROM {target}")
+            cursor.execute(f"DROP TABLE {target}")
     except (psycopg2.IntegrityError, psycopg2.DataError) as error:
         # PostgreSQL's DETAIL quotes the whole row
         rule = error.diag.constraint_name or error.diag.column_name or "a type"

@@ -6,14 +6,12 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psycopg2
 import pytest
 
 from iom_platform.cli.migrate import migrate_to, show_revisions
@@ -22,9 +20,9 @@ from iom_platform.settings import Settings
 from iom_platform.storage import migrate as revisions
 from iom_platform.storage import promotions, record
 from iom_platform.storage.migrate import BASE, MigrationError, is_migrated, list_revisions, migrate, read_revision
-from iom_platform.storage.postgres_server import ensure_server
 from iom_platform.tables import ASSIGNMENTS, PROFILES, STUDENT_RISK
 from tests.plants import valid_frame
+from tests.scratch import Connect, ask, empty_database
 
 DAY = date(2013, 12, 16)
 NEWEST = list_revisions()[-1]
@@ -32,28 +30,12 @@ TYPES = {
     "text": "text", "int": "integer", "bigint": "bigint", "float": "double precision", "bool": "boolean", "date": "date",
     "timestamp": "timestamp with time zone", "json": "jsonb",
 }  # fmt: skip
-Connect = Callable[[], record.Connection]
 
 
 @pytest.fixture
 def connect(settings: Settings) -> Iterator[Connect]:
-    """What opens a connection to an empty database of the test's own."""
-    server, name = ensure_server(settings), f"record_{uuid.uuid4().hex[:8]}"
-    with contextlib.closing(psycopg2.connect(server.url("iom"))) as admin, admin.cursor() as cursor:
-        admin.autocommit = True
-        cursor.execute(f"CREATE DATABASE {name}")
-        yield lambda: psycopg2.connect(server.url(name))
-        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _ask(connect: Connect, *statements: str) -> list[tuple[Any, ...]]:
-    """What the last statement returns; all are committed."""
-    with contextlib.closing(connect()) as conn, conn.cursor() as cursor:
-        for statement in statements:
-            cursor.execute(statement)
-        found = cursor.fetchall() if cursor.description else []
-        conn.commit()
-        return list(found)
+    with empty_database(settings) as scratch:
+        yield scratch.connect
 
 
 def _fill(connect: Connect) -> None:
@@ -82,7 +64,7 @@ def _hashes(connect: Connect) -> dict[str, str]:
 
 def _schema(connect: Connect) -> list[tuple[Any, ...]]:
     """Every column, rule, index, policy and function, and who may do what with which table."""
-    return _ask(
+    return ask(
         connect,
         """SELECT 'column', attrelid::regclass::text, attname, atttypid::regtype::text, attnotnull::text
             FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped
@@ -103,14 +85,14 @@ def test_an_empty_database_gets_what_tables_py_says(connect: Connect) -> None:
     assert migrate(connect) == (BASE, NEWEST)
     assert migrate(connect) == (NEWEST, NEWEST)
     found: dict[str, list[tuple[str, str, bool]]] = {}
-    for schema, table, *column in _ask(
+    for schema, table, *column in ask(
         connect,
         "SELECT table_schema, table_name, column_name, data_type, is_nullable = 'YES' FROM information_schema.columns "
         "ORDER BY ordinal_position",
     ):
         found.setdefault(f"{schema}/{table}", []).append(tuple(column))  # type: ignore[arg-type]
     keys = dict(
-        _ask(
+        ask(
             connect,
             "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'p'",
         )
@@ -158,15 +140,15 @@ _BEFORE = (
 def test_a_record_of_before_is_adopted_with_its_rows(connect: Connect) -> None:
     migrate(connect, "0001")
     _fill(connect)
-    _ask(connect, "SELECT identity.save_students('s', '{1,2}', '{p1,p2}')")
-    _ask(connect, *_BEFORE)
+    ask(connect, "SELECT identity.save_students('s', '{1,2}', '{p1,p2}')")
+    ask(connect, *_BEFORE)
     assert migrate(connect) == (BASE, NEWEST)
     with contextlib.closing(connect()) as conn:
         for table in record.record_tables():
             found = record.read_table(conn, table)
             assert tuple(found.columns) == table.column_names and len(found), table.path
         assert record.read_table(conn, ASSIGNMENTS)["cluster_uid"].isna().all()
-    assert _ask(connect, "SELECT identity.save_students('s', '{1,2,3}', '{p1,p2,p3}')") == [(1,)]
+    assert ask(connect, "SELECT identity.save_students('s', '{1,2,3}', '{p1,p2,p3}')") == [(1,)]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +162,7 @@ def test_a_record_of_before_is_adopted_with_its_rows(connect: Connect) -> None:
 )
 def test_a_record_of_another_shape_is_refused_each_time(connect: Connect, change: str) -> None:
     migrate(connect, "0001")
-    _ask(connect, "DROP SCHEMA migrations CASCADE", change)
+    ask(connect, "DROP SCHEMA migrations CASCADE", change)
     for _ in range(2):
         with pytest.raises(MigrationError, match=r"clustering.assignments was made with other columns .* run again"):
             migrate(connect)
@@ -204,13 +186,14 @@ def test_down_and_up_keeps_every_row_and_the_schema(connect: Connect) -> None:
     ("table", "statement"),
     [
         ("audit.exports", "INSERT INTO audit.exports (table_name, rows, reason) VALUES ('t', 1, 'r')"),
+        ("access.course_scopes", "INSERT INTO access.course_scopes (member, course_id) VALUES ('anna', 'AAA-2013J')"),
         ("identity.students", "SELECT identity.save_students('s', '{1}', '{p1}')"),
         ("clustering.promotions", "INSERT INTO clustering.promotions VALUES ('m', 1, 'a', '2013-12-16', 'k', 'r', NULL, 'r', now(), NULL)"),
     ],
 )  # fmt: skip
 def test_what_would_lose_rows_is_refused(connect: Connect, table: str, statement: str) -> None:
     migrate(connect)
-    _ask(connect, statement)
+    ask(connect, statement)
     schema = _schema(connect)
     with pytest.raises(MigrationError, match=f"would lose the rows of {table}, and nothing was changed"):
         migrate(connect, BASE)
@@ -221,7 +204,7 @@ def test_an_empty_record_goes_all_the_way_back_and_comes_again(connect: Connect)
     migrate(connect)
     schema = _schema(connect)
     assert migrate(connect, BASE) == (NEWEST, BASE)
-    assert _ask(connect, "SELECT to_regclass('risk.student_risk'), to_regclass('audit.exports')") == [(None, None)]
+    assert ask(connect, "SELECT to_regclass('risk.student_risk'), to_regclass('audit.exports')") == [(None, None)]
     assert migrate(connect) == (BASE, NEWEST)
     assert _schema(connect) == schema
 
@@ -231,7 +214,7 @@ def test_an_empty_record_goes_all_the_way_back_and_comes_again(connect: Connect)
 
 def test_a_record_of_a_later_version_is_refused(connect: Connect) -> None:
     migrate(connect)
-    _ask(connect, "UPDATE migrations.record SET version_num = '9999'")
+    ask(connect, "UPDATE migrations.record SET version_num = '9999'")
     sentence = f"at revision 9999, which this version .* does not know.*iom migrate --to {NEWEST}"
     with pytest.raises(MigrationError, match=sentence):
         migrate(connect)
@@ -253,11 +236,11 @@ def test_a_revision_that_fails_leaves_everything_as_it_was(
     shutil.copytree(revisions._FOLDER, tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "migrations" / "versions" / "9998_good.py").write_text(
         f'"""Good."""\nfrom alembic import op\nrevision, down_revision = "9998", "{NEWEST}"\n'
-        'def upgrade(): op.execute("CREATE TABLE risk.halfway (a int)"); op.execute("DELETE FROM clustering.assignments")\n'
+        'def upgrade(): op.execute("CREATE TABLE risk.halfway (a int)"); op.execute("DELETE FROM clustering.profiles")\n'
     )
     (tmp_path / "migrations" / "versions" / "9999_broken.py").write_text(
         '"""Broken."""\nfrom alembic import op\nrevision, down_revision = "9999", "9998"\n'
-        "def upgrade(): op.execute(\"ALTER TABLE risk.student_risk ADD CHECK (student_pseudonym = 'x')\")\n"
+        'def upgrade(): op.execute("INSERT INTO clustering.assignments SELECT * FROM clustering.assignments")\n'
     )
     monkeypatch.setattr(revisions, "_FOLDER", tmp_path / "migrations")
     with pytest.raises(
@@ -269,7 +252,7 @@ def test_a_revision_that_fails_leaves_everything_as_it_was(
     )
     monkeypatch.undo()
     assert (_schema(connect), _hashes(connect)) == before
-    assert _ask(connect, "SELECT version_num FROM migrations.record") == [(NEWEST,)]
+    assert ask(connect, "SELECT version_num FROM migrations.record") == [(NEWEST,)]
 
 
 def test_of_two_at_once_one_waits(connect: Connect) -> None:
@@ -288,7 +271,7 @@ def test_of_two_at_once_one_waits(connect: Connect) -> None:
             thread.start()
         waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         deadline = time.monotonic() + 60
-        while _ask(connect, waiting) != [(2,)]:
+        while ask(connect, waiting) != [(2,)]:
             assert time.monotonic() < deadline and not found, found
             time.sleep(0.05)
         holder.rollback()

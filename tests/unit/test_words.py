@@ -11,6 +11,7 @@ from iom_platform.cli import app
 from iom_platform.clustering.algorithms import ALGORITHMS
 from iom_platform.extract import SOURCES
 from iom_platform.settings import PROJECT_ROOT
+from iom_platform.storage.access import BY_OWNING, RIGHTS
 from iom_platform.storage.expectations import suites
 from iom_platform.tables import (
     ANONYMIZED_STUDENT_TERM,
@@ -67,6 +68,17 @@ def test_the_page_on_models_tells_knobs_and_limit_of_every_algorithm() -> None:
         limit = f"{entry.max_rows:,} rows" if entry.max_rows else "all rows"
         wanted.append((name, {knob for knob in entry.knobs if knob != "seed"}, limit))
     assert [(name, set(re.findall(r"\w+", knobs)), limit) for name, knobs, limit in rows] == wanted
+
+
+def test_the_page_on_access_tells_every_role_and_right() -> None:
+    page = (PROJECT_ROOT / "docs" / "access.md").read_text()
+    wanted = []
+    for role, on in (RIGHTS | BY_OWNING).items():  # type: ignore[operator]
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for path, verbs in on.items():
+            alike.setdefault(verbs, []).append(f"`{path}`")
+        wanted.append((role, "; ".join(f"{', '.join(paths)}: {', '.join(verbs)}" for verbs, paths in alike.items())))
+    assert re.findall(r"^\| `(\w+)` \| (.*) \|$", page, flags=re.M) == wanted
 
 
 def _ungeneralized(tables: Iterable[Table]) -> set[str]:
