@@ -6,7 +6,7 @@ every way in which it can fail. No test belongs here.
 
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -109,6 +109,13 @@ def valid_frame(path: str, rows: int = ROWS) -> pd.DataFrame:
     if table.name == "student_term":
         return _valid_term(frame)
     return _valid_risk(frame) if path == "risk/student_risk" else frame
+
+
+def promotion_row(**changes: Any) -> dict[str, Any]:
+    """A promotion that stands, of the model version that a valid frame names."""
+    (row,) = valid_frame("clustering/promotions", 1).to_dict("records")
+    stands = {"promoted_at": datetime(2014, 1, 1, tzinfo=UTC), "withdrawn_because": None, "withdrawn_at": None}
+    return {str(name): value for name, value in row.items()} | stands | changes
 
 
 def _set(**values: Any) -> Callable[[pd.DataFrame], pd.DataFrame]:

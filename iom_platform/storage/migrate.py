@@ -31,7 +31,8 @@ def list_revisions() -> tuple[str, ...]:
 def describe_revisions() -> Iterator[tuple[str, str]]:
     """(revision, what it brings) of all, oldest first."""
     for path in sorted(_FOLDER.glob("versions/[0-9]*.py")):
-        yield path.name.partition("_")[0], path.read_text(encoding="utf-8").partition('"""')[2].partition("\n")[0]
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        yield path.name.partition("_")[0], first.strip('"')
 
 
 def is_migrated(conn: Connection) -> bool:

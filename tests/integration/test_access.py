@@ -17,9 +17,10 @@ from iom_platform.storage import record
 from iom_platform.storage.access import BY_OWNING, OWNER, READER, RIGHTS, ROLES, VERBS, AccessError, verbs_of
 from iom_platform.storage.migrate import is_migrated, migrate
 from iom_platform.storage.postgres_server import ensure_server, stop_server
+from iom_platform.storage.promotions import save_promotion
 from iom_platform.storage.record import RecordError, prepare_record
 from iom_platform.tables import STUDENT_RISK, TABLES
-from tests.plants import valid_frame
+from tests.plants import promotion_row, valid_frame
 from tests.scratch import Connect, Scratch, ask, empty_database
 
 TYPES = {"text": "text", "int": "integer", "bigint": "bigint", "float": "double precision", "bool": "boolean",
@@ -98,6 +99,7 @@ def scratch(settings: Settings) -> Iterator[Scratch]:
         migrate(made.connect)
         with contextlib.closing(made.connect()) as conn:
             assert is_migrated(conn)
+            save_promotion(conn, promotion_row())
             for day in sorted({row.as_of_on for row in ROWS}):
                 keys = [(row.student, row.course) for row in ROWS if row.as_of_on == day]
                 frame = valid_frame(STUDENT_RISK.path, len(keys)).assign(as_of_on=day)

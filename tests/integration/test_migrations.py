@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from iom_platform.settings import Settings
 from iom_platform.storage import migrate as revisions
 from iom_platform.storage import promotions, record
 from iom_platform.storage.migrate import BASE, MigrationError, is_migrated, list_revisions, migrate, read_revision
-from iom_platform.tables import ASSIGNMENTS, PROFILES, STUDENT_RISK
-from tests.plants import valid_frame
+from iom_platform.storage.record import RecordError
+from iom_platform.tables import ASSIGNMENTS, LINEAGE, PROFILES, STUDENT_RISK, Table
+from tests.plants import promotion_row, valid_frame
 from tests.scratch import Connect, ask, empty_database
 
 DAY = date(2013, 12, 16)
@@ -40,17 +41,13 @@ def connect(settings: Settings) -> Iterator[Connect]:
 
 def _fill(connect: Connect) -> None:
     """Rows in every table of the record but the identity map and the audit."""
-    promoted = {
-        "model_name": "student_clusters", "model_version": 1, "algorithm": "kmeans", "trained_as_of": DAY,
-        "fit_key": "key", "reason": "first", "mlflow_run_id": "r", "promoted_at": datetime(2014, 1, 1, tzinfo=UTC),
-    }  # fmt: skip
     lineage = {
         "model_name": "student_clusters", "model_version": 1, "cluster_uid": "c-0a1b2c3d", "change": "born", "cluster": 0,
         "name": "steady", "from_uid": None, "into_uid": None, "former_version": None, "overlap": None,
         "center_distance": None, "share": 1.0,
     }  # fmt: skip
     with contextlib.closing(connect()) as conn:
-        promotions.save_promotion(conn, promoted)
+        promotions.save_promotion(conn, promotion_row())
         promotions.save_lineage(conn, pd.DataFrame([lineage]))
         for table in (ASSIGNMENTS, PROFILES, STUDENT_RISK):
             record.replace_partition(conn, table, DAY, valid_frame(table.path, 3).assign(as_of_on=DAY))
@@ -149,6 +146,43 @@ def test_a_record_of_before_is_adopted_with_its_rows(connect: Connect) -> None:
             assert tuple(found.columns) == table.column_names and len(found), table.path
         assert record.read_table(conn, ASSIGNMENTS)["cluster_uid"].isna().all()
     assert ask(connect, "SELECT identity.save_students('s', '{1,2,3}', '{p1,p2,p3}')") == [(1,)]
+
+
+def test_rows_of_before_that_name_no_promotion_stay_and_new_ones_are_refused(connect: Connect) -> None:
+    migrate(connect, "0002")
+    _fill(connect)
+    ask(connect, "UPDATE clustering.assignments SET model_version = 7")
+    hashes = _hashes(connect)
+    assert migrate(connect) == ("0002", NEWEST)
+    assert _hashes(connect) == hashes
+    with contextlib.closing(connect()) as conn, pytest.raises(RecordError, match="break assignments_model_fkey"):
+        record.replace_partition(conn, ASSIGNMENTS, DAY, valid_frame(ASSIGNMENTS.path, 3).assign(model_version=8))
+    assert ask(connect, "SELECT conname FROM pg_constraint WHERE NOT convalidated") == [("assignments_model_fkey",)]
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "key"),
+    [
+        (ASSIGNMENTS, {"model_version": 2}, "assignments_model_fkey"),
+        (ASSIGNMENTS, {"model_name": "another"}, "assignments_model_fkey"),
+        (PROFILES, {"model_version": 2}, "profiles_model_fkey"),
+        (STUDENT_RISK, {"model_version": 2}, "student_risk_model_fkey"),
+        (LINEAGE, {"model_version": 2}, "lineage_model_fkey"),
+        (LINEAGE, {"former_version": 2}, "lineage_former_fkey"),
+    ],
+)
+def test_what_names_a_model_version_names_a_promoted_one(
+    connect: Connect, table: Table, changes: dict[str, Any], key: str
+) -> None:
+    migrate(connect)
+    _fill(connect)
+    other = {PROFILES: "feature", LINEAGE: "cluster_uid"}.get(table, "student_pseudonym")
+    with contextlib.closing(connect()) as conn:
+        row = record.read_table(conn, table).dropna(subset="model_version")[:1].assign(**{other: "c-ffffffff"})
+        record.append_rows(conn, table, row)
+        conn.rollback()
+        with pytest.raises(RecordError, match=f"break {key}"):
+            record.append_rows(conn, table, row.assign(**changes))
 
 
 @pytest.mark.parametrize(

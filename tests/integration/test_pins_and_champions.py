@@ -55,7 +55,7 @@ def _pin(spine: Spine, day: date, *, repin: bool = False) -> set[str]:
 
 
 def _publish(spine: Spine, day: date) -> None:
-    frame = valid_frame(STUDENT_RISK.path, 5).assign(as_of_on=day)
+    frame = valid_frame(STUDENT_RISK.path, 5).assign(as_of_on=day, model_name=None, model_version=None)
     with record.open_record(spine.settings) as conn:
         record.replace_partition(conn, STUDENT_RISK, day, frame)
 

@@ -93,7 +93,9 @@ def test_days_of_another_version_than_the_champion_are_found(conn: record.Connec
 
 
 def test_a_day_is_found_by_its_levels_alone_and_one_that_nothing_assigned_too(conn: record.Connection) -> None:
-    promotions.save_promotion(conn, promotion(1, EARLIER, model_name="o"))
+    for version in (1, 2):
+        promotions.save_promotion(conn, promotion(version, EARLIER, model_name="o"))
+    promotions.withdraw_promotions(conn, "o", [2], because="x", at=AT)
     risk = valid_frame(STUDENT_RISK.path, 5)
     scored = risk["risk_level"] != "UNKNOWN"
     for day, rows in ((EARLIER, risk[scored].assign(model_name="o", model_version=2)), (DAY, risk[~scored])):
@@ -118,6 +120,8 @@ def lineage(version: int = 2, **changes: Any) -> pd.DataFrame:
 
 
 def test_a_lineage_is_saved_once_and_read_by_version(conn: record.Connection) -> None:
+    for number in (1, 2, 3):
+        promotions.save_promotion(conn, promotion(number, DAY))
     for number in (2, 3):
         promotions.save_lineage(conn, lineage(number))
     promotions.save_lineage(conn, lineage(2, name="another"))

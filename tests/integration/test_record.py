@@ -20,20 +20,29 @@ from iom_platform.storage import record
 from iom_platform.storage.access import AccessError
 from iom_platform.storage.champion import read_champion
 from iom_platform.storage.postgres_server import Server, ensure_server
+from iom_platform.storage.promotions import save_promotion
 from iom_platform.storage.record import NotAllowed, RecordError, open_record, prepare_record
 from iom_platform.storage.rows import RowsError, hash_rows, shape_rows
 from iom_platform.tables import ASSIGNMENTS, PROMOTIONS, STUDENT_RISK
-from tests.plants import valid_frame
+from tests.plants import promotion_row, valid_frame
 
 DAY = date(2013, 12, 16)
 EARLIER = date(2013, 5, 15)
 UID = "c-0a1b2c3d"
+MODEL = "of_test_record"
 
 
 @pytest.fixture(scope="module")
 def prepared(settings: Settings) -> Settings:
     prepare_record(settings)
+    _promote(settings)
     return settings
+
+
+def _promote(settings: Settings) -> None:
+    """The model version that the rows of this file name."""
+    with open_record(settings) as connection:
+        save_promotion(connection, promotion_row(model_name=MODEL))
 
 
 @pytest.fixture
@@ -61,7 +70,7 @@ def _rows(settings: Settings, query: str) -> list[tuple[Any, ...]]:
 def assignments(day: date = DAY, students: tuple[str, ...] = ("aa", "bb", "cc")) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "as_of_on": day, "student_pseudonym": students, "course_id": "BBB-2013J", "model_name": "m",
+            "as_of_on": day, "student_pseudonym": students, "course_id": "BBB-2013J", "model_name": MODEL,
             "model_version": 1, "cluster": range(len(students)), "cluster_uid": UID, "confidence": 1 / 3,
         }
     )  # fmt: skip
@@ -72,7 +81,7 @@ def risk_row(**changes: Any) -> pd.DataFrame:
         "as_of_on": DAY, "student_pseudonym": "aa", "course_id": "BBB-2013J", "source": "oulad", "course_week": 11,
         "is_observed": True, "risk_level": "HIGH", "risk_score": 0.9, "reason_1": "missed 2 of 3", "reason_2": None,
         "reason_3": None, "cluster": 1, "cluster_uid": UID, "submissions_due": 3, "submissions_made": 1, "submissions_missed": 2,
-        "model_name": "m", "model_version": 1, "delivery_set": "d",
+        "model_name": MODEL, "model_version": 1, "delivery_set": "d",
     }  # fmt: skip
     return pd.DataFrame([row | changes])
 
@@ -106,6 +115,7 @@ def test_a_record_of_an_earlier_version_gets_its_columns_and_keeps_its_rows(stop
         read_champion(ensure_server(stopped_settings))
     prepare_record(stopped_settings)
     assert read_champion(ensure_server(stopped_settings)) is None
+    _promote(stopped_settings)
     with open_record(stopped_settings) as conn:
         found = record.read_table(conn, ASSIGNMENTS)
         assert tuple(found.columns) == ASSIGNMENTS.column_names

@@ -26,6 +26,7 @@ from iom_platform.settings import Warehouse as WarehouseSettings
 from iom_platform.storage import record, warehouse
 from iom_platform.storage.duckdb_session import DuckdbSession
 from iom_platform.storage.postgres_server import ensure_server, server_status
+from iom_platform.storage.promotions import save_promotion
 from iom_platform.storage.rows import RowsError, hash_rows, shape_rows
 from iom_platform.storage.session import Session
 from iom_platform.storage.warehouse import (
@@ -54,6 +55,7 @@ from iom_platform.tables import (
     STUDENT_OUTCOME,
     TABLES,
 )
+from tests.plants import promotion_row
 
 DAY = date(2013, 12, 16)
 EARLIER = date(2013, 5, 15)
@@ -470,6 +472,7 @@ def test_the_hash_is_the_one_of_the_record(con: Session, here: Settings) -> None
         con.insert(ASSIGNMENTS, shape_rows(ASSIGNMENTS, frame))
     record.prepare_record(here)
     with record.open_record(here) as connection:
+        save_promotion(connection, promotion_row(model_name="m"))
         record.replace_partition(connection, ASSIGNMENTS, DAY, frame)
         expected = record.hash_table(connection, ASSIGNMENTS, DAY)
     assert (
