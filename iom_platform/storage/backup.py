@@ -20,6 +20,7 @@ from psycopg2 import sql
 
 from iom_platform.settings import Settings, environment_without_secrets
 from iom_platform.storage import record
+from iom_platform.storage.access import READER
 from iom_platform.storage.postgres_server import DATABASES, Server, ensure_server
 from iom_platform.storage.server_place import find_programs
 from iom_platform.storage.session import Session
@@ -52,8 +53,8 @@ class Dump:
 
 _DUMPS = (
     Dump("iom.dump", "iom", ("--exclude-schema=identity", "--enable-row-security")),
-    Dump("identity.dump", "iom", ("--schema=identity", f"--role={record.READER}"),
-         ("--no-owner", "--schema=identity", f"--role={record.READER}")),
+    Dump("identity.dump", "iom", ("--schema=identity", f"--role={READER}"),
+         ("--no-owner", "--schema=identity", f"--role={READER}")),
     Dump("dagster.dump", "dagster"),
     Dump("mlflow.dump", "mlflow"),
 )  # fmt: skip
@@ -272,8 +273,8 @@ def _prepare_identity(server: Server) -> None:
         connection,
         connection.cursor() as cursor,
     ):
-        cursor.execute(f"CREATE SCHEMA identity AUTHORIZATION {record.READER}")
-        cursor.execute(f"SET LOCAL ROLE {record.READER}")
+        cursor.execute(f"CREATE SCHEMA identity AUTHORIZATION {READER}")
+        cursor.execute(f"SET LOCAL ROLE {READER}")
         cursor.execute("GRANT USAGE ON SCHEMA identity TO SESSION_USER")
 
 

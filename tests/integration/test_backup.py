@@ -14,6 +14,7 @@ from iom_platform.cli.backups import back_up, restore
 from iom_platform.extract.synthetic import write_twin
 from iom_platform.settings import SettingsError
 from iom_platform.storage import record
+from iom_platform.storage.access import READER
 from iom_platform.storage.backup import MANIFEST, BackupRefused
 from iom_platform.storage.postgres_server import ensure_server, stop_server
 from tests.spine import Spine, spine_at, succeed
@@ -61,7 +62,7 @@ def test_a_lost_home_is_restored_and_goes_on_to_the_same_hashes(kept: Kept) -> N
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             cursor.execute(identities)
         conn.rollback()
-        cursor.execute(f"set local role {record.READER}")
+        cursor.execute(f"set local role {READER}")
         cursor.execute(identities)
         assert cursor.fetchone() == (150,)
     succeed(kept.spine.land(kept.folder / "twin", DELIVERED))

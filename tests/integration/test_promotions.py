@@ -14,7 +14,7 @@ from iom_platform.storage import promotions, record
 from iom_platform.storage.postgres_server import ensure_server
 from iom_platform.storage.record import RecordError, prepare_record
 from iom_platform.storage.rows import shape_rows
-from iom_platform.tables import ASSIGNMENTS, LINEAGE, STUDENT_RISK
+from iom_platform.tables import ASSIGNMENTS, LINEAGE, PROMOTIONS, STUDENT_RISK
 from tests.plants import valid_frame
 
 DAY = date(2013, 12, 16)
@@ -25,9 +25,12 @@ UID = "c-0a1b2c3d"
 
 @pytest.fixture
 def conn(settings: Settings) -> Iterator[record.Connection]:
-    """A connection whose work is undone after the test."""
+    """A connection to empty tables, whose work is undone after the test."""
     prepare_record(settings)
     with contextlib.closing(psycopg2.connect(ensure_server(settings).url("iom"))) as connection:
+        with connection.cursor() as cursor:
+            for table in (STUDENT_RISK, ASSIGNMENTS, LINEAGE, PROMOTIONS):
+                cursor.execute(f"DELETE FROM {table.sql_name}")
         yield connection
         connection.rollback()
 
