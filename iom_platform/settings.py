@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import quote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
@@ -23,10 +24,12 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from iom_platform.secret_files import read_secret
 from iom_platform.tables import MODEL_INPUTS
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 _SIZE = re.compile(r"(?=.*[1-9])[0-9]+(\.[0-9]+)? ?[KMGT]i?B", re.IGNORECASE)
+LOCAL = "local"  # the deployment that nobody named
 _CRON = re.compile(r"[0-9A-Za-z*?/,#-]+( +[0-9A-Za-z*?/,#-]+){4}")
 
 
@@ -246,8 +249,11 @@ class Settings(BaseSettings):
 
     home: Path = PROJECT_ROOT / ".iom"
     engine: Literal["duckdb", "postgres"] = "duckdb"
+    deployment: str = Field(LOCAL, pattern=r"^[a-z][a-z0-9-]{0,30}$")
     postgres_url: str | None = Field(None, repr=False)
+    postgres_password_file: Path | None = None
     pseudonym_key: str | None = Field(None, repr=False)
+    pseudonym_key_file: Path | None = None
     as_of_on: date | None = None
     clustering: Clustering = Clustering()
     privacy: Privacy = Privacy()
@@ -284,7 +290,12 @@ class Settings(BaseSettings):
 
     @property
     def key_path(self) -> Path:
-        return self.home / "pseudonym.key"
+        return self.pseudonym_key_file or self.home / "pseudonym.key"
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether schedules and sensors are on: at home, and where the environment names the deployment of a server."""
+        return self.postgres_url is None or self.deployment != LOCAL
 
     @property
     def artifact_path(self) -> Path:
@@ -316,7 +327,7 @@ class Settings(BaseSettings):
 
 # variables that belong to the platform but are no setting: set by `iom env` for other commands
 _OTHER_VARIABLES = {"IOM_SETTINGS", "IOM_DAGSTER_POSTGRES_URL", "IOM_DAGSTER_DIR", "IOM_WAREHOUSE_PATH",
-                    "IOM_TEST_DATA", "IOM_PGHOST", "IOM_PGPORT", "IOM_PGUSER", "IOM_PGDATABASE"}  # fmt: skip
+                    "IOM_CODE_HOST", "IOM_TEST_DATA", "IOM_PGHOST", "IOM_PGPORT", "IOM_PGUSER", "IOM_PGDATABASE"}  # fmt: skip
 
 
 def _known_keys(model: type[BaseModel]) -> dict[str, type[BaseModel] | None]:
@@ -365,7 +376,7 @@ def load_settings(**overrides: Any) -> Settings:
     """
     _check_environment(dict(os.environ))
     try:
-        return Settings(**overrides)
+        return _with_password(Settings(**overrides))
     except ValidationError as error:
         first = error.errors()[0]
         where = [str(part) for part in first["loc"]]
@@ -379,6 +390,20 @@ def load_settings(**overrides: Any) -> Settings:
         ) from None
 
 
+def _with_password(settings: Settings) -> Settings:
+    """Its `postgres_url` with the password of `postgres_password_file`, so that no variable need hold one."""
+    if settings.postgres_password_file is None:
+        return settings
+    login, _, place = urlsplit(settings.postgres_url or "").netloc.rpartition("@")
+    if not login or ":" in login:
+        raise SettingsError(
+            "postgres_password_file needs a postgres_url with a user and no password; write postgresql://user@host:5432/database"
+        )
+    password = quote(read_secret(settings.postgres_password_file, "the PostgreSQL password"), safe="")
+    url = urlsplit(settings.postgres_url or "")._replace(netloc=f"{login}:{password}@{place}").geturl()
+    return settings.model_copy(update={"postgres_url": url})
+
+
 def environment_with(**variables: str) -> dict[str, str]:
     """The process environment with `variables` added, for a subprocess."""
     return {**os.environ, **variables}
@@ -386,7 +411,7 @@ def environment_with(**variables: str) -> dict[str, str]:
 
 def environment_without_secrets(**variables: str) -> dict[str, str]:
     """Like `environment_with`, for a subprocess that needs neither the pseudonym key nor the server's password."""
-    secret = {"IOM_PSEUDONYM_KEY", "IOM_POSTGRES_URL"}
+    secret = {"IOM_PSEUDONYM_KEY", "IOM_PSEUDONYM_KEY_FILE", "IOM_POSTGRES_URL", "IOM_POSTGRES_PASSWORD_FILE"}
     return {**{name: value for name, value in os.environ.items() if name.upper() not in secret}, **variables}
 
 

@@ -285,6 +285,34 @@ def env() -> None:
     print_environment()
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def exec(program: Annotated[list[str], typer.Argument(metavar="PROGRAM [ARGUMENT]...")]) -> None:
+    """Become another program, with the variables of `iom env`: how a deployment starts its services."""
+    from iom_platform.cli.deployment import become
+
+    become(program)
+
+
+@app.command()
+def secrets(
+    folder: Annotated[Path, typer.Argument(help="Holds postgres_password, pseudonym_key and gateway_htpasswd.")],
+) -> None:
+    """Refuse secrets that are missing, open to others, weak or defaults; nothing is printed of them."""
+    from iom_platform.cli.deployment import check_secrets
+
+    check_secrets(folder)
+
+
+@app.command()
+def adopt(
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept beside the owners of before.")],
+) -> None:
+    """Let this home own the record of IOM_POSTGRES_URL, in place of the deployment that owned it."""
+    from iom_platform.cli.deployment import adopt
+
+    adopt(reason)
+
+
 @app.command()
 def backup(out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not be there yet.")]) -> None:
     """Write databases, warehouse, models and reports of one moment to a folder, without the pseudonym key."""

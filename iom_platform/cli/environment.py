@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 
 from iom_platform.flow.clock import today
 from iom_platform.settings import PROJECT_ROOT, Settings, apply_environment, load_settings
+from iom_platform.storage.deployment import own_record
 from iom_platform.storage.postgres_server import Server, ensure_server
 from iom_platform.storage.record import DATABASE, count_rows, open_record, prepare_record
 from iom_platform.tables import STUDENT_RISK
@@ -76,6 +77,7 @@ def start_platform() -> Settings:
             0o700
         )  # DuckDB's and Dagster's files are made under any umask, so the folder keeps others out
     server = ensure_server(settings)
+    own_record(settings)
     prepare_record(settings)
     apply_environment(platform_variables(settings, server))
     return settings

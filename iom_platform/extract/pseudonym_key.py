@@ -11,19 +11,24 @@ import tempfile
 from pathlib import Path
 
 from iom_platform.privacy.pseudonyms import KEY_BYTES
+from iom_platform.secret_files import read_secret
 from iom_platform.settings import Settings, SettingsError
 
 _OTHERS = 0o077
+_RESTORE = "restore it from a backup, for a new key gives every student another pseudonym"
 
 
 def load_key(settings: Settings) -> bytes:
     """The key of IOM_PSEUDONYM_KEY where set, else of the 0600 file `settings.key_path`, made when absent.
 
-    Raises SettingsError where the key is malformed or its file can be read by others.
+    Of IOM_PSEUDONYM_KEY_FILE none is made. Raises SettingsError where the key is malformed or its file can be read by
+    others, SecretRefused where a named file is missing or holds a default.
     """
     if settings.pseudonym_key is not None:
         return _decode(settings.pseudonym_key, "IOM_PSEUDONYM_KEY", "make one with `openssl rand -hex 32`")
     path = settings.key_path
+    if settings.pseudonym_key_file is not None:
+        return _decode(read_secret(path, "the pseudonym key", _RESTORE), str(path), _RESTORE)
     if not path.exists():
         _create(path)
     try:
@@ -37,7 +42,7 @@ def load_key(settings: Settings) -> bytes:
         ) from None
     if mode & _OTHERS:
         raise SettingsError(f"the pseudonym key {path} can be read by other users; run `chmod 600 {path}`")
-    return _decode(text, str(path), "restore it from a backup, for a new key gives every student another pseudonym")
+    return _decode(text, str(path), _RESTORE)
 
 
 def _decode(text: str, where: str, remedy: str) -> bytes:

@@ -17,7 +17,17 @@ from iom_platform.flow.cohort import read_cohort
 from iom_platform.flow.lineage import read_uids, say_changes
 from iom_platform.flow.previews import preview
 from iom_platform.flow.promotion import limits_of, see_to_champion, see_to_lineage
-from iom_platform.flow.resources import AS_OF, ML_ENGINEERS, ONE_DAY, RETRY, Platform, asset_key, refusal, table_spec
+from iom_platform.flow.resources import (
+    AS_OF,
+    ML_ENGINEERS,
+    ONE_DAY,
+    RETRY,
+    WAREHOUSE_POOL,
+    Platform,
+    asset_key,
+    refusal,
+    table_spec,
+)
 from iom_platform.settings import Settings
 from iom_platform.tables import (
     ANONYMIZED_STUDENT_TERM,
@@ -64,6 +74,7 @@ class FitConfig(dg.Config):
     partitions_def=AS_OF,
     retry_policy=RETRY,
     backfill_policy=ONE_DAY,
+    pool=WAREHOUSE_POOL,
     name="fit_model",
 )  # fmt: skip
 def promotions(context: dg.AssetExecutionContext, config: FitConfig, platform: Platform) -> Iterator[Any]:
@@ -164,6 +175,7 @@ def _assign(
     partitions_def=AS_OF,
     retry_policy=RETRY,
     backfill_policy=ONE_DAY,
+    pool=WAREHOUSE_POOL,
     name="assign_clusters",
 )
 def assignments(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:

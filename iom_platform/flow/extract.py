@@ -21,6 +21,7 @@ from iom_platform.flow.resources import (
     ONE_DAY,
     RETRY,
     WAREHOUSE_KIND,
+    WAREHOUSE_POOL,
     Platform,
     asset_key,
     refusal,
@@ -236,6 +237,7 @@ _CHECKS = [suite_spec(t, partitions_def=DELIVERED) for t in OULAD_TABLES] + [
     partitions_def=DELIVERED,
     retry_policy=RETRY,
     backfill_policy=ONE_DAY,
+    pool=WAREHOUSE_POOL,
     name="load_delivery",
 )
 def raw_tables(context: dg.AssetExecutionContext, config: DeliveryConfig, platform: Platform) -> Iterator[Any]:

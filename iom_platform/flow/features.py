@@ -26,6 +26,7 @@ from iom_platform.flow.resources import (
     NIGHTLY_FRESH,
     ONE_DAY,
     RETRY,
+    WAREHOUSE_POOL,
     Platform,
     asset_key,
     asset_tags,
@@ -180,6 +181,7 @@ def _row_counts(settings: Any, as_of_on: date) -> dict[dg.AssetKey, int]:
     partitions_def=AS_OF,
     retry_policy=RETRY,
     backfill_policy=ONE_DAY,
+    pool=WAREHOUSE_POOL,
     name="dbt_build",
 )
 def feature_models(

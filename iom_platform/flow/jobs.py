@@ -59,13 +59,23 @@ _SETTINGS = load_settings()
     job=score_day_job,
     cron_schedule=_SETTINGS.schedule.nightly_cron,
     execution_timezone=_SETTINGS.institution.timezone,
-    default_status=dg.DefaultScheduleStatus.RUNNING,
+    default_status=dg.DefaultScheduleStatus.RUNNING if _SETTINGS.is_automatic else dg.DefaultScheduleStatus.STOPPED,
 )
-def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-    """Score the scheduled day for advisors; the as-of day is the day on which the schedule fires."""
+def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Score the scheduled day for advisors; the as-of day is the day on which the schedule fires.
+
+    On where it is the deployment's own record; a copy of the configuration elsewhere skips, whoever turned it on.
+    """
+    from iom_platform.storage.deployment import NotOurs, own_record
+
+    try:
+        own_record(load_settings())
+    except NotOurs as error:
+        return dg.SkipReason(str(error))
     at: datetime = context.scheduled_execution_time
     day = at.astimezone(ZoneInfo(_SETTINGS.institution.timezone)).date().isoformat()
-    return dg.RunRequest(run_key=None, partition_key=day, tags={"iom/as_of_on": day, "iom/started_by": "nightly"})
+    tags = {"iom/as_of_on": day, "iom/started_by": "nightly", "dagster/max_retries": "1"}  # where its process dies
+    return dg.RunRequest(run_key=None, partition_key=day, tags=tags)
 
 
 JOBS = (land_delivery_job, score_day_job, fit_models_job, rescore_day_job, cluster_learners_job)

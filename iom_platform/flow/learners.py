@@ -29,6 +29,7 @@ from iom_platform.flow.resources import (
     PRIVACY_OFFICERS,
     RETRY,
     WAREHOUSE_KIND,
+    WAREHOUSE_POOL,
     Platform,
     asset_key,
     refusal,
@@ -49,7 +50,9 @@ if TYPE_CHECKING:
     from iom_platform.storage.session import Session
 
 ONE_ROW_CHECK = "one_row_a_learner"
-STEP: Mapping[str, Any] = {"partitions_def": DELIVERED, "retry_policy": RETRY, "backfill_policy": ONE_DAY}
+STEP: Mapping[str, Any] = {
+    "partitions_def": DELIVERED, "retry_policy": RETRY, "backfill_policy": ONE_DAY, "pool": WAREHOUSE_POOL
+}  # fmt: skip
 
 
 def learner_spec(table: Table, owner: str, *deps: Table) -> dg.AssetSpec:

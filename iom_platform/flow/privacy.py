@@ -16,6 +16,7 @@ from iom_platform.flow.resources import (
     PRIVACY_OFFICERS,
     RETRY,
     WAREHOUSE_KIND,
+    WAREHOUSE_POOL,
     Platform,
     asset_key,
     table_spec,
@@ -78,6 +79,7 @@ def _levels_for(
     partitions_def=AS_OF,
     retry_policy=RETRY,
     backfill_policy=ONE_DAY,
+    pool=WAREHOUSE_POOL,
     name="anonymize_student_term",
 )
 def anonymized_student_term(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
@@ -132,6 +134,7 @@ def anonymized_student_term(context: dg.AssetExecutionContext, platform: Platfor
     partitions_def=AS_OF,
     retry_policy=RETRY,
     backfill_policy=ONE_DAY,
+    pool=WAREHOUSE_POOL,
     name="release_student_outcome",
 )
 def anonymized_student_outcome(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:
@@ -150,6 +153,7 @@ def anonymized_student_outcome(context: dg.AssetExecutionContext, platform: Plat
     partitions_def=AS_OF,
     retry_policy=RETRY,
     backfill_policy=ONE_DAY,
+    pool=WAREHOUSE_POOL,
     name="release_student_week",
 )
 def anonymized_student_week(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:

@@ -19,6 +19,7 @@ from iom_platform.flow.resources import (
     NIGHTLY_FRESH,
     ONE_DAY,
     RETRY,
+    WAREHOUSE_POOL,
     Platform,
     asset_key,
     asset_tags,
@@ -150,7 +151,14 @@ _SPEC = dg.AssetSpec(
 )
 
 
-@dg.multi_asset(specs=[_SPEC], partitions_def=AS_OF, retry_policy=RETRY, backfill_policy=ONE_DAY, name="write_report")
+@dg.multi_asset(
+    specs=[_SPEC],
+    partitions_def=AS_OF,
+    retry_policy=RETRY,
+    backfill_policy=ONE_DAY,
+    pool=WAREHOUSE_POOL,
+    name="write_report",
+)
 def report(context: dg.AssetExecutionContext, config: ReportConfig, platform: Platform) -> dg.MaterializeResult[Any]:
     """Write the day's page beside those of other days; the rows that it tells of are published before it."""
     from iom_platform.report.page import render_page

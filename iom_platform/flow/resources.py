@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from iom_platform.flow.liveness import mark_run
 from iom_platform.settings import Settings, load_settings
 from iom_platform.tables import Table
 
@@ -49,7 +50,17 @@ ADVISORS = "team:advisors"
 
 
 class Platform(dg.ConfigurableResource[Settings]):
-    """The platform's settings, read afresh from `iom.yaml` and the environment at each run."""
+    """The platform's settings, read afresh from `iom.yaml` and the environment at each run.
+
+    A run on a record of another deployment ends before its first step: see `iom_platform.storage.deployment`.
+    """
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        from iom_platform.storage.deployment import own_record
+
+        own_record(self.settings)
+        if context.run and context.instance:
+            mark_run(context.instance, context.run)
 
     @property
     def settings(self) -> Settings:
@@ -62,6 +73,10 @@ RED = 5  # exit code of a run that failed or has a red check
 def refusal(message: str, *, exit_code: int = RED) -> dg.Failure:
     """A failure that a retry cannot mend; `message` is one sentence with a remedy and no personal data."""
     return dg.Failure(description=message, metadata={"exit_code": exit_code}, allow_retries=False)
+
+
+# whoever writes the warehouse; dagster.yaml lets one run of the pool go on at a time
+WAREHOUSE_POOL = "warehouse"
 
 
 @contextmanager

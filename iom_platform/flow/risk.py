@@ -13,7 +13,17 @@ import dagster as dg
 from iom_platform.flow.checks import publish, suite_spec
 from iom_platform.flow.clustering import picture
 from iom_platform.flow.cohort import read_cohort
-from iom_platform.flow.resources import ADVISORS, AS_OF, ONE_DAY, RETRY, Platform, asset_key, refusal, table_spec
+from iom_platform.flow.resources import (
+    ADVISORS,
+    AS_OF,
+    ONE_DAY,
+    RETRY,
+    WAREHOUSE_POOL,
+    Platform,
+    asset_key,
+    refusal,
+    table_spec,
+)
 from iom_platform.settings import Settings
 from iom_platform.tables import ANONYMIZED_STUDENT_TERM, ASSIGNMENTS, MODEL_NAME, PROMOTIONS, STUDENT_RISK
 
@@ -72,6 +82,7 @@ def _score(settings: Settings, cohort: "pd.DataFrame", as_of_on: date) -> "pd.Da
     partitions_def=AS_OF,
     retry_policy=RETRY,
     backfill_policy=ONE_DAY,
+    pool=WAREHOUSE_POOL,
     name="score_risk",
 )  # fmt: skip
 def student_risk(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[Any]:

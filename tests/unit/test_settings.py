@@ -50,7 +50,15 @@ def test_every_key_of_iom_yaml_is_a_setting_and_every_section_is_in_iom_yaml() -
     assert set(delivered) - set(sections) == {"engine"}
     for section, values in sections.items():
         assert set(values) == set(type(getattr(settings, section)).model_fields)
-    places = {"home", "postgres_url", "pseudonym_key", "as_of_on"}
+    places = {
+        "home",
+        "deployment",
+        "postgres_url",
+        "postgres_password_file",
+        "pseudonym_key",
+        "pseudonym_key_file",
+        "as_of_on",
+    }
     assert set(delivered) == set(Settings.model_fields) - places
 
 
