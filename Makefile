@@ -1,6 +1,6 @@
 # `make demo` and `make test` work on a machine that has Python 3.11 to 3.13, make and git.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-clustering up pictures lock clean
+.PHONY: help demo test check bench bench-clustering up stack pictures lock clean
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	"$$p" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
 BIN := .venv/bin
@@ -29,8 +29,8 @@ test: $(READY) ## Set up and run the tests
 	wait $$unit; unit=$$?; cat .venv/unit-tests.log; test $$rest -eq 0 && test $$unit -eq 0
 
 check: $(READY) ## Lint, types, import law, docs and graph tests
-	$(BIN)/ruff check iom_platform tests docs
-	$(BIN)/ruff format --check iom_platform tests docs
+	$(BIN)/ruff check iom_platform tests docs deploy
+	$(BIN)/ruff format --check iom_platform tests docs deploy
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/unit/test_dbt_docs.py tests/unit/test_graph.py tests/unit/test_words.py
@@ -45,11 +45,15 @@ bench-clustering: $(READY) ## iom cluster on 11 million learners against plain p
 up: $(READY) ## Start Dagster and MLflow on loopback
 	$(BIN)/iom up
 
+stack: $(READY) ## Start the services of docker-compose.yml as processes of this machine
+	$(BIN)/python deploy/stack.py up
+
 pictures: $(READY) ## Take the README's pictures from the demo, with a Chromium that is here
 	$(BIN)/python docs/pictures/take.py
 
 lock: $(READY) ## Resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --extra dev pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --constraint requirements.lock pyproject.toml -o deploy/requirements.lock
 
 clean: ## Stop the services and remove .venv and .iom
 	-@test -x $(BIN)/iom && $(BIN)/iom down

@@ -15,7 +15,7 @@ from iom_platform.storage.postgres_server import ensure_server, stop_server
 
 # the files that start whole platforms, the longest first: begun last, one of them would keep the others' cores waiting
 LONG_FILES = (
-    "test_oulad_outcomes.py", "test_repeatability.py", "test_no_influence.py", "test_commands.py", "test_services.py",
+    "test_oulad_outcomes.py", "test_repeatability.py", "test_no_influence.py", "test_commands.py", "test_services.py", "test_stack.py",
     "test_planted_violations.py", "test_champions.py", "test_cluster_identity.py", "test_readme.py", "test_archetypes.py",
     "test_arrival_order.py", "test_bench.py", "test_feature_models.py", "test_check.py",
 )  # fmt: skip

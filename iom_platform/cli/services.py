@@ -224,7 +224,8 @@ def _serve(settings: Settings, *, dagster_port: int, mlflow_port: int) -> None:
         state |= ports
         _write_state(settings, state)
         _check_code_location(ports["dagster"])
-        print(f"{_links(state)}\nThe nightly schedule is on. Ctrl-C ends all.", flush=True)
+        nightly = "on" if settings.is_automatic else "off, for IOM_DEPLOYMENT does not say whose server this is"
+        print(f"{_links(state)}\nThe nightly schedule is {nightly}. Ctrl-C ends all.", flush=True)
         while all(p.poll() is None for p in processes.values()):
             time.sleep(1)
         ended = next(n for n, p in processes.items() if p.poll() is not None)
