@@ -22,7 +22,7 @@ from iom_platform.settings import Settings, environment_without_secrets
 from iom_platform.storage import record
 from iom_platform.storage.access import READER
 from iom_platform.storage.postgres_server import DATABASES, Server, ensure_server
-from iom_platform.storage.server_place import find_programs
+from iom_platform.storage.server_place import find_installation
 from iom_platform.storage.session import Session
 from iom_platform.storage.warehouse import has_warehouse, hash_table, open_warehouse
 from iom_platform.tables import TABLES
@@ -159,7 +159,7 @@ def _hash_file(path: Path) -> str:
 def _run(server: Server, program: str, database: str, *arguments: str) -> None:
     """One of PostgreSQL's programs on a database of the server, its password in the environment of that process alone."""
     done = subprocess.run(
-        [str(find_programs() / program), f"--dbname={server.without_password().url(database)}", *arguments],
+        [str(find_installation() / "bin" / program), f"--dbname={server.without_password().url(database)}", *arguments],
         capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
         env=environment_without_secrets(PGPASSWORD=server.password),
     )  # fmt: skip

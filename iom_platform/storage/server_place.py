@@ -69,11 +69,6 @@ def find_installation() -> Path:
     return max(found, key=lambda path: int(path.name.removeprefix("pginstall") or 0))
 
 
-def find_programs() -> Path:
-    """The folder of PostgreSQL's programs that the wheel brings, for those that only connect."""
-    return _find_installation() / "bin"
-
-
 def recorded_location(folder: Path) -> Path:
     """The folder of the data: `folder`, or the private one elsewhere that it names."""
     recorded = folder / "location"
