@@ -328,9 +328,8 @@ def _set_up(folder: Path, port: int) -> None:
         if "iom" not in roles:
             cursor.execute("CREATE ROLE iom LOGIN NOSUPERUSER CREATEDB NOCREATEROLE")
         cursor.execute("ALTER ROLE iom PASSWORD %s", (_secret(folder / "password"),))
-        for role in ROLES:
-            if role not in roles:
-                cursor.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
+        for role in sorted(set(ROLES) - roles):
+            cursor.execute(f"CREATE ROLE {role} NOLOGIN")
         if READER not in roles:
             cursor.execute(f"GRANT {READER} TO iom WITH INHERIT FALSE, SET TRUE")
         connection.commit()
