@@ -24,6 +24,7 @@ from tests.performance.bench import Sampler
 from tests.performance.plain_learners import FEATURES
 
 LEARNERS = 10_956_482
+FEW = 1000
 SEED = 7
 _BIN = Path(sys.executable).parent
 _PART = 1 << 20
@@ -93,6 +94,18 @@ def time_command(name: str, file: Path, out: Path) -> Timed:
     return Timed(seconds, cpu, sampler.peak(), steps)
 
 
+def settle(name: str, few: Path, file: Path, out: Path) -> None:
+    """The same start for each: nothing waits to be written, and what is read, the program and the file, is in memory.
+
+    Else the first of a row, or whoever comes after minutes of another's work, would wait for the disk.
+    """
+    time_command(name, few, out)
+    os.sync()
+    with file.open("rb") as read:
+        while read.read(_PART):
+            pass
+
+
 def check(file: Path, ours: Path, plain: Path) -> list[str]:
     """Sentences about what is wrong in our files, by scikit-learn on every row and by the rival's models."""
     wrong = []
@@ -150,10 +163,12 @@ def main() -> int:
         file = folder / "learners.csv"
         write_learners(file, arguments.learners, SEED)
         print(f"{arguments.learners:,} learners, {file.stat().st_size / 1e6:.0f} MB; load {os.getloadavg()[0]:.1f}")
-        time_command("iom", file, folder / "iom")  # a first run compiles the passes, which later ones load
+        few = folder / "few.csv"
+        write_learners(few, FEW, SEED)
         runs: dict[str, list[Timed]] = {"iom": [], "polars": [], "pandas": []}
         for number in range(arguments.pairs):
             for rival in list(runs) if number % 2 == 0 else list(runs)[::-1]:
+                settle(rival, few, file, folder / rival)
                 runs[rival].append(time_command(rival, file, folder / rival))
                 print(f"  {rival}: {runs[rival][-1].seconds:.1f} s, load {os.getloadavg()[0]:.1f}", flush=True)
         print_steps(runs)
