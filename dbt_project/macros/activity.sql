@@ -56,3 +56,33 @@
     ) }}
   end
 {%- endmacro %}
+
+{#- Clicks and distinct sites per enrollment and day. Two groupings are faster in DuckDB than count(distinct); PostgreSQL
+    counts along one sort, which takes a third of the time of millions of groups in a hash. -#}
+{% macro aggregate_days(clicks) -%}
+  {{ return(adapter.dispatch('aggregate_days')(clicks)) }}
+{%- endmacro %}
+
+{% macro default__aggregate_days(clicks) -%}
+  select
+    enrollment_key,
+    course_day,
+    cast(sum(clicks) as bigint) as clicks,
+    cast(count(*) as integer) as sites_visited
+  from (
+    select enrollment_key, course_day, site_id, sum(clicks) as clicks
+    from {{ clicks }}
+    group by enrollment_key, course_day, site_id
+  ) as sites
+  group by enrollment_key, course_day
+{%- endmacro %}
+
+{% macro postgres__aggregate_days(clicks) -%}
+  select
+    enrollment_key,
+    course_day,
+    cast(sum(clicks) as bigint) as clicks,
+    cast(count(distinct site_id) as integer) as sites_visited
+  from {{ clicks }}
+  group by enrollment_key, course_day
+{%- endmacro %}

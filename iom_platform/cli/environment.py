@@ -16,6 +16,9 @@ from iom_platform.storage.postgres_server import Server, ensure_server
 from iom_platform.storage.record import DATABASE, count_rows, open_record, prepare_record
 from iom_platform.tables import STUDENT_RISK
 
+# of sessions whose address names no options of its own: room for millions of groups, and no seconds of compiling
+_PLANNING = "-c work_mem=128MB -c hash_mem_multiplier=4 -c jit=off"
+
 
 def _write_passfile(settings: Settings, server: Server) -> Path:
     path = settings.home / "pgpass"
@@ -64,6 +67,7 @@ def platform_variables(settings: Settings, server: Server) -> dict[str, str]:
 def _dbt_variables(server: Server) -> dict[str, str]:
     """Where dbt finds PostgreSQL; libpq itself reads what a `postgres_url` adds, such as PGSSLMODE for sslmode."""
     options = {f"PG{name.upper()}": value for name, value in parse_qsl(server.options)}
+    options["PGOPTIONS"] = f"{options.get('PGOPTIONS', '')} {_PLANNING}".strip()
     place = {"HOST": server.host, "PORT": str(server.port), "USER": server.user, "DATABASE": DATABASE}
     return options | {f"IOM_PG{name}": value for name, value in place.items()}
 

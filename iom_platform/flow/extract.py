@@ -116,6 +116,7 @@ def _load(settings: Settings, con: "Session", delivery: "Delivery") -> None:
 
     with con.transaction():
         identities = load_delivery(delivery, load_key(settings), partial(append_rows, con), landed_at=utc_now())
+        con.gather_statistics(OULAD_TABLES)
         _refuse_foreign_courses(con, delivery)
         # before the commit: a row without its identity could never be traced back; an identity without rows harms nothing
         save_identities(settings, delivery.source, identities)

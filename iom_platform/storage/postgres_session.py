@@ -3,7 +3,7 @@
 Who may open it, and when, belongs to `warehouse_lock.py`; the record's own tables to `record.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -82,6 +82,11 @@ class PostgresSession(Session):
     def insert(self, table: Table, rows: "pa.Table") -> None:
         with self._connection.cursor() as cursor:
             copy_in(cursor, table.sql_name, rows)
+
+    def gather_statistics(self, tables: Iterable[Table]) -> None:
+        # by guesses it takes nested loops over tens of thousands of rows, and minutes for a second's work
+        for table in tables:
+            self.execute(f"ANALYZE {table.sql_name}")
 
     def columns_of(self, table: Table) -> tuple[str, ...]:
         rows = self.execute(

@@ -5,7 +5,7 @@ What differs stands in `duckdb_session.py` and `postgres_session.py`; what a tab
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from iom_platform.settings import Settings
@@ -83,6 +83,10 @@ class Session(ABC):
     @abstractmethod
     def insert(self, table: Table, rows: "pa.Table") -> None:
         """Add rows that have the table's columns."""
+
+    def gather_statistics(self, tables: Iterable[Table]) -> None:
+        """Tell the planner of rows that have just been added, in the open transaction."""
+        return
 
     @abstractmethod
     def columns_of(self, table: Table) -> tuple[str, ...]:

@@ -382,7 +382,12 @@ def test_postgresql_computes_the_same_features(dbt: Dbt, built: Path, server_var
                 if column.dtype == "date":
                     right = right.map(lambda value: value and value.date())
                 assert left.tolist() == right.tolist(), f"{table.name}.{column.name}"
+        cursor.execute("truncate intermediate.int_courses_dated")  # as PostgreSQL does after a crash
+        cursor.execute("select relpersistence from pg_class where relname = 'int_courses_dated'")
+        assert cursor.fetchone() == ("u",)
     connection.close()
+    [refused] = dbt("run", EARLY, "--select", "student_term", "--target", "postgres", check=False, **server_variables)
+    assert "hold no day and not" in str(refused.message)
 
 
 def _oulad() -> Path:

@@ -24,6 +24,8 @@ corrected as (
   select enrollment_key, site_id, course_day, max(delivery_rank) as newest_rank
   from clicks
   where delivery_rank > 1
+    -- looked at once and first: without such a delivery PostgreSQL then reads no click row here
+    and exists (select 1 from {{ ref('int_deliveries_ranked') }} where delivery_rank > 1)
   group by enrollment_key, site_id, course_day
 )
 

@@ -8,39 +8,63 @@ with fresh as (
   having max(delivered_on) >= {{ as_of_on() }} - 2
 ),
 
-clicks as not materialized (
+-- a course is observed from its first click on, so the first is all that the rows of a whole delivery are asked for
+first_clicks as (
+  select
+    delivery_id,
+    code_module,
+    code_presentation,
+    min(course_day) as course_day,
+    min(case when clicked_at is not null then course_day end) as timed_course_day
+  from {{ ref('stg_oulad__clicks') }}
+  group by delivery_id, code_module, code_presentation
+),
+
+running as (
   select
     courses.course_key,
-    clicks.student_pseudonym,
-    clicks.clicked_at,
+    courses.course_day,
+    courses.code_module,
+    courses.code_presentation,
+    deliveries.delivery_id,
     deliveries.delivery_rank
-  from {{ ref('stg_oulad__clicks') }} as clicks
-  inner join {{ ref('int_deliveries_ranked') }} as deliveries
-    on deliveries.delivery_id = clicks.delivery_id
-  inner join {{ ref('int_courses_dated') }} as courses
-    on courses.source = deliveries.source
-    and courses.code_module = clicks.code_module
-    and courses.code_presentation = clicks.code_presentation
+  from {{ ref('int_courses_dated') }} as courses
   inner join fresh on fresh.source = courses.source
-  where courses.is_running and clicks.course_day <= courses.course_day
+  inner join {{ ref('int_deliveries_ranked') }} as deliveries on deliveries.source = courses.source
+  where courses.is_running
 ),
 
 observed as (
-  select course_key, clicked_at
-  from clicks
-  where delivery_rank = 1
+  select
+    running.course_key,
+    coalesce(first_clicks.timed_course_day <= running.course_day, false) as is_timed
+  from running
+  inner join first_clicks
+    on first_clicks.delivery_id = running.delivery_id
+    and first_clicks.code_module = running.code_module
+    and first_clicks.code_presentation = running.code_presentation
+    and first_clicks.course_day <= running.course_day
+  where running.delivery_rank = 1
   union all
-  select clicks.course_key, clicks.clicked_at
-  from clicks
+  select
+    running.course_key,
+    clicks.clicked_at is not null as is_timed
+  from running
+  inner join {{ ref('stg_oulad__clicks') }} as clicks
+    on clicks.delivery_id = running.delivery_id
+    and clicks.code_module = running.code_module
+    and clicks.code_presentation = running.code_presentation
+    and clicks.course_day <= running.course_day
   inner join {{ ref('int_enrollments_joined') }} as enrollments
-    on enrollments.course_key = clicks.course_key
+    on enrollments.course_key = running.course_key
     and enrollments.student_pseudonym = clicks.student_pseudonym
-  where clicks.delivery_rank > 1
+  where running.delivery_rank > 1
+    and exists (select 1 from {{ ref('int_deliveries_ranked') }} where delivery_rank > 1)
 )
 
 select
   course_key,
   true as is_observed,
-  count(clicked_at) > 0 as has_timestamps
+  bool_or(is_timed) as has_timestamps
 from observed
 group by course_key
