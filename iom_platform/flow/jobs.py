@@ -74,7 +74,11 @@ def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipRea
         return dg.SkipReason(str(error))
     at: datetime = context.scheduled_execution_time
     day = at.astimezone(ZoneInfo(_SETTINGS.institution.timezone)).date().isoformat()
-    tags = {"iom/as_of_on": day, "iom/started_by": "nightly", "dagster/max_retries": "1"}  # where its process dies
+    once_more = {
+        "dagster/max_retries": "1",
+        "dagster/retry_strategy": "ALL_STEPS",
+    }  # where its process dies: see dagster.yaml
+    tags = {"iom/as_of_on": day, "iom/started_by": "nightly", **once_more}
     return dg.RunRequest(run_key=None, partition_key=day, tags=tags)
 
 
