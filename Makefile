@@ -53,7 +53,7 @@ pictures: $(READY) ## Take the README's pictures from the demo, with a Chromium 
 
 lock: $(READY) ## Resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --extra dev pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --constraint requirements.lock pyproject.toml -o deploy/requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --no-strip-extras --constraint requirements.lock pyproject.toml -o deploy/requirements.lock
 
 clean: ## Stop the services and remove .venv and .iom
 	-@test -x $(BIN)/iom && $(BIN)/iom down

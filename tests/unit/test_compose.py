@@ -128,10 +128,13 @@ def test_the_page_on_deployment_names_every_service_and_every_variable_of_the_fi
 
 
 def _pins(name: str) -> dict[str, frozenset[str]]:
-    """Of each pinned requirement its hashes."""
+    """Of each pinned requirement its hashes; pip asks for extras in brackets, uv leaves them away."""
     text = (PROJECT_ROOT / name).read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if "==" in line and not line.lstrip().startswith("#")]
-    return {line.split("--hash")[0].strip(): frozenset(re.findall(r"--hash=(\S+)", line)) for line in lines}
+    return {
+        re.sub(r"\[.*?\]", "", line.split("--hash")[0]).strip(): frozenset(re.findall(r"--hash=(\S+)", line))
+        for line in lines
+    }
 
 
 def test_the_lock_of_the_image_is_a_part_of_the_lock() -> None:
@@ -142,6 +145,9 @@ def test_the_lock_of_the_image_is_a_part_of_the_lock() -> None:
         assert versions[pin.partition(" ;")[0]] == hashes, pin
     names = {pin.partition("==")[0] for pin in image}
     assert {"dagster", "mlflow", "dagster-postgres"} <= names and not {"pytest", "mypy", "supervisor"} & names
+    assert (
+        "pydantic-settings[yaml]==" in (PROJECT_ROOT / "deploy" / "requirements.lock").read_text()
+    )  # pip refuses hashes without it
     assert "//" not in re.sub(r"^#.*$", "", (PROJECT_ROOT / "deploy" / "requirements.lock").read_text(), flags=re.M)
 
 
