@@ -9,6 +9,7 @@ from iom_platform.cli.environment import start_platform
 from iom_platform.extract.pseudonym_key import load_key
 from iom_platform.flow.clock import utc_now
 from iom_platform.settings import Settings, SettingsError, load_settings
+from iom_platform.storage.deployment import adopt_record, own_record
 
 
 def _existing_key(settings: Settings) -> bytes:
@@ -35,7 +36,10 @@ def restore(folder: Path, *, replace: bool) -> None:
 
     settings = load_settings()
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    own_record(settings)
     manifest = restore_backup(settings, folder.resolve(), key=_existing_key(settings), replace=replace)
+    if settings.postgres_url is not None:  # the record of the backup belongs to the home that was lost
+        adopt_record(settings, reason=f"restored from a backup of {manifest.made_at}")
     start_platform()
     print(
         f"The platform is as it was at {manifest.made_at}: {len(manifest.tables)} tables have the hashes of the backup."

@@ -66,7 +66,7 @@ def test_a_copied_configuration_is_refused_by_every_command(
         start_platform()
     assert "DAGSTER_HOME" not in set(os.environ) - set(before)
     copy = Spine(load_settings())
-    for command in (["env"], ["up"], ["exec", "env"]):
+    for command in (["env"], ["up"], ["exec", "env"], ["migrate"], ["restore", "anything", "--replace"]):
         done = copy.iom(*command)
         assert (done.returncode, said in done.stderr) == (6, True), (command, done)
         assert done.stdout == ""
