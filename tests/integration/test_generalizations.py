@@ -31,8 +31,9 @@ def publish(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[[in
         monkeypatch.setenv("IOM_PRIVACY__K", str(k))
         with open_warehouse(settings, purpose="features", write=True) as con:
             prepare_warehouse(con)
-            con.register("made", shape_rows(STUDENT_TERM, features))
-            con.execute(f"CREATE OR REPLACE TABLE {STUDENT_TERM.sql_name} AS SELECT * FROM made")
+            columns = ", ".join(f"{c.name} {con.types[c.dtype]}" for c in STUDENT_TERM.columns)
+            con.execute(f"CREATE OR REPLACE TABLE {STUDENT_TERM.sql_name} ({columns})")
+            con.insert(STUDENT_TERM, shape_rows(STUDENT_TERM, features))
         made = dg.materialize(
             [anonymized_student_term], partition_key=AS_OF.isoformat(), resources={"platform": Platform()}
         )

@@ -18,6 +18,7 @@ from iom_platform.extract.synthetic import write_twin
 from iom_platform.privacy.kanonymity import GENERALIZED
 from iom_platform.settings import PROJECT_ROOT
 from iom_platform.storage import record, warehouse
+from iom_platform.storage.duckdb_session import DuckdbSession
 from iom_platform.tables import ANONYMIZED_STUDENT_TERM, STUDENT_RISK, TABLES
 from tests.spine import Frames, Spine, read_extract, spine_at, succeed, write_extract
 
@@ -322,7 +323,7 @@ PEEKS = {
     ),
     "observed courses": (
         _INTERMEDIATE / "int_courses_observed.sql",
-        "clicks.course_day <= courses.course_day", "clicks.course_day <= courses.course_day + 1",
+        "and first_clicks.course_day <= running.course_day", "and first_clicks.course_day <= running.course_day + 1",
     ),
 }  # fmt: skip
 
@@ -361,7 +362,7 @@ class PeekingDbt:
         DuckDBConnectionManager.close_all_connections()
         assert done.success, done.exception or done.result
         with duckdb.connect(str(working), read_only=True) as con:
-            return {table.path: warehouse.hash_table(con, table, AS_OF) for table in FEATURES}
+            return {table.path: warehouse.hash_table(DuckdbSession(con), table, AS_OF) for table in FEATURES}
 
 
 @pytest.fixture(scope="module")
