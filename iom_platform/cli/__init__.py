@@ -314,6 +314,16 @@ def adopt(
 
 
 @app.command()
+def metrics(
+    out: Annotated[Path | None, typer.Option("--out", help="File to replace, such as a textfile collector's.")] = None,
+) -> None:
+    """Print freshness, rows, quarantine and states of runs in the format of Prometheus."""
+    from iom_platform.cli.metrics import write_metrics
+
+    write_metrics(out)
+
+
+@app.command()
 def backup(out: Annotated[Path, typer.Option("--out", help="Folder to write; it must not be there yet.")]) -> None:
     """Write databases, warehouse, models and reports of one moment to a folder, without the pseudonym key."""
     from iom_platform.cli.backups import back_up

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ import dagster as dg
 import pandas as pd
 import psycopg2
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from iom_platform.cli import app
 from iom_platform.cli.health import examine
@@ -31,10 +32,10 @@ from iom_platform.extract.synthetic import write_twin
 from iom_platform.notebook import TemporalFeatureExtractor
 from iom_platform.report import page
 from iom_platform.settings import PROJECT_ROOT, load_settings
-from iom_platform.storage import warehouse
+from iom_platform.storage import record, warehouse
 from iom_platform.storage.postgres_server import ensure_server
 from iom_platform.storage.record import READER
-from iom_platform.tables import MODEL_INPUTS, OULAD_STUDENT_INFO, find_table
+from iom_platform.tables import MODEL_INPUTS, OULAD_STUDENT_INFO, STUDENT_RISK, find_table
 from tests.spine import IOM, Spine, said, set_columns, spine_at, succeed
 
 DAY = date(2026, 5, 1)
@@ -460,6 +461,26 @@ def test_tables_lists_rows_and_newest_day(spine: Spine) -> None:
     assert done.returncode == 0
     [line] = [line for line in done.stdout.splitlines() if line.startswith("risk/student_risk ")]
     assert line.split()[2:] == [DAY.isoformat(), "record"]
+
+
+def test_metrics_are_as_prometheus_reads_them_and_name_nobody(spine: Spine, tmp_path: Path) -> None:
+    out = tmp_path / "iom.prom"
+    assert spine.iom("metrics", "--out", str(out)).returncode == 0
+    families = text_string_to_metric_families(out.read_text())
+    found = {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+    with record.open_record(spine.settings) as conn:
+        risk = record.read_table(conn, STUDENT_RISK)
+    assert found["iom_table_rows", "risk/student_risk"] == len(risk) > 0
+    midnight = datetime(DAY.year, DAY.month, DAY.day, tzinfo=UTC).timestamp()
+    assert found["iom_table_newest_as_of_timestamp_seconds", "risk/student_risk"] == midnight
+    landed, loaded, quarantined = (
+        found["iom_delivery_records", "synthetic", state] for state in ("landed", "loaded", "quarantined")
+    )
+    assert landed == loaded + quarantined > 1000
+    assert found["iom_delivery_newest_is_accepted", "synthetic"] == 1
+    assert found["iom_runs", "score_day", "success"] >= 2
+    assert found["iom_run_last_success_timestamp_seconds", "score_day"] > midnight
+    assert not any(word in out.read_text() for word in {*risk["student_pseudonym"], *risk["course_id"]})
 
 
 def test_export_of_a_day_is_that_day(spine: Spine, tmp_path: Path) -> None:
