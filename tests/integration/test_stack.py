@@ -23,13 +23,28 @@ import pytest
 
 from deploy import stack as launcher
 from deploy.stack import NGINX, PACKAGES, Stack
-from iom_platform.cli import app
 from iom_platform.cli.ports import free_port
 from iom_platform.extract.synthetic import write_twin
-from iom_platform.settings import PROJECT_ROOT, Settings
+from iom_platform.settings import PROJECT_ROOT
+from iom_platform.tables import TABLES
 
 TODAY = datetime.now(UTC).date()
 PASSWORD = secrets.token_urlsafe()
+# scores the day again, with nothing killed meanwhile; prints the hashes of all tables before and after
+AGAIN = """
+import json, sys
+from datetime import date
+from iom_platform.cli.environment import start_platform
+from iom_platform.storage.backup import hash_tables
+from iom_platform.storage.warehouse import open_warehouse
+from tests.spine import Spine, succeed
+settings = start_platform()
+for is_second in (False, True):
+    if is_second:
+        succeed(Spine(settings).score(date.fromisoformat(sys.argv[1])))
+    with open_warehouse(settings, purpose="hash tables", write=False) as con:
+        print("HASHES", json.dumps(hash_tables(settings, con)), flush=True)
+"""
 LAND = "from datetime import date; from pathlib import Path; from iom_platform.cli.environment import start_platform; from tests.spine import Spine, succeed; " \
     "import sys; succeed(Spine(start_platform()).land(Path(sys.argv[1]), date.fromisoformat(sys.argv[2])))"  # fmt: skip
 
@@ -68,11 +83,6 @@ def _override() -> dict[str, Any]:
         "code": {"environment": fast},
         "postgres": {"command": ["postgres", "-c", "fsync=off"]},
     }
-    if "migrate" not in {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}:
-        services["migrate"] = {"command": ["iom", "env"]}  # makes the record too
-    if "engine" not in Settings.model_fields:
-        for name in ("migrate", "code", "daemon", "webserver", "mlflow"):
-            services.setdefault(name, {}).setdefault("environment", {})["IOM_ENGINE"] = "!reset null"
     return {"services": services}
 
 
@@ -88,7 +98,7 @@ def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, text in texts.items():
         (folder / "secrets" / name).touch(mode=0o600)
         (folder / "secrets" / name).write_text(f"{text}\n")
-    (folder / "override.yml").write_text(json.dumps(_override()).replace('"!reset null"', "!reset null"))
+    (folder / "override.yml").write_text(json.dumps(_override()))
     return {
         "IOM_HOME": str(folder / "home"),
         "IOM_SECRETS": str(folder / "secrets"),
@@ -278,6 +288,9 @@ def test_what_is_killed_during_the_nightly_run_comes_back_and_the_night_is_score
     _wait("a nightly run that ends well", lambda: up.ask(nightly))
     [[rows]] = up.ask(f"SELECT count(*) FROM risk.student_risk WHERE as_of_on = '{TODAY}'", "iom")
     assert rows > 0
+    told, _ = _launch(up.variables, "exec", "code", "python", "-c", AGAIN, TODAY.isoformat()).communicate(timeout=300)
+    disturbed, undisturbed = (json.loads(line[7:]) for line in told.splitlines() if line.startswith("HASHES "))
+    assert disturbed == undisturbed and len(disturbed) == len(TABLES)
 
 
 def test_ctrl_c_ends_all(up: Up) -> None:
