@@ -34,6 +34,7 @@ def write_metrics(out: Path | None) -> None:
         print(generate_latest(registry).decode(), end="")
     else:
         write_to_textfile(str(out), registry)
+        out.chmod(0o644)  # it names nobody, and the collector is another user
 
 
 def _collect(settings: Settings) -> "CollectorRegistry":

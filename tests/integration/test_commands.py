@@ -466,6 +466,7 @@ def test_tables_lists_rows_and_newest_day(spine: Spine) -> None:
 def test_metrics_are_as_prometheus_reads_them_and_name_nobody(spine: Spine, tmp_path: Path) -> None:
     out = tmp_path / "iom.prom"
     assert spine.iom("metrics", "--out", str(out)).returncode == 0
+    assert out.stat().st_mode & 0o777 == 0o644
     families = text_string_to_metric_families(out.read_text())
     found = {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
     with record.open_record(spine.settings) as conn:
